@@ -1,0 +1,115 @@
+# A fresh machine needs make, and a Python from 3.11 on with its venv module. `make help` lists
+# the targets. PYTHON=/path/to/python chooses the interpreter of the environment.
+
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+# Test processes side by side.
+JOBS ?= 4
+# The interpreter that the built wheel is tested on; .venv's own unless another is named.
+WHEEL_PYTHON ?= $(PYTHON)
+# What `make test-all` looks for.
+PYTHONS ?= 3.11 3.12 3.13 3.14
+# Further arguments for pytest: make tests ARGS='-k lease -x'
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+# --- environment --------------------------------------------------------------------------------
+
+.PHONY: env
+env: ## make or renew .venv from requirements.lock, with portlease installed editable
+	@tools/venv $(VENV) requirements.lock editable $(PYTHON)
+
+# uv resolves once for every platform and Python that portlease supports; pip then installs what
+# it wrote, and nothing whose hash is not in it.
+.PHONY: lock
+lock: ## write requirements*.lock anew with the newest versions (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --upgrade --custom-compile-command 'make lock' \
+	    --group dev pyproject.toml --output-file requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --upgrade --custom-compile-command 'make lock' --constraint requirements.lock \
+	    --group bench pyproject.toml --output-file requirements-bench.lock
+
+# --- the main job -------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: env ## the main job: real servers side by side on leased ports, and the contrast
+	@$(BIN)/python demo/demo.py
+
+# --- checks -------------------------------------------------------------------------------------
+
+.PHONY: test
+test: ## everything that must pass: lint, types, tests
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory tests
+
+.PHONY: lint
+lint: env ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# The tests need only be right where they run; the package and its promises to callers
+# (typing_tests) everywhere.
+.PHONY: types
+types: env ## mypy --strict for Linux, macOS and Windows, and the typing tests
+	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux src typing_tests tests $(wildcard demo)
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src typing_tests
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src typing_tests
+
+.PHONY: tests
+tests: env ## pytest, without the minutes-long ones
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+.PHONY: dropin
+dropin: env ## the whole comparison with CPython's own tests
+	$(BIN)/pytest -n 2 -m dropin_full -o faulthandler_timeout=3000 $(ARGS)
+
+.PHONY: long
+long: env ## the attacks that run for minutes
+	$(BIN)/pytest -m long -o faulthandler_timeout=3000 $(ARGS)
+
+.PHONY: test-all
+test-all: ## pytest on every supported Python that this machine has
+	@for version in $(PYTHONS); do \
+	    python=$$(tools/find-python $$version) || { echo "no Python $$version here"; continue; }; \
+	    tools/venv .venvs/$$version requirements.lock editable $$python && \
+	    .venvs/$$version/bin/pytest -n $(JOBS) -o cache_dir=.venvs/$$version/.pytest_cache $(ARGS) \
+	        || exit 1; \
+	done
+
+# In an empty directory, so that nothing but the installed wheel can be what the tests import.
+.PHONY: wheel-test
+wheel-test: env ## build the wheel, install it in an environment of its own, test that
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	@tools/venv .venvs/wheel requirements.lock none $(WHEEL_PYTHON)
+	.venvs/wheel/bin/python -m pip --quiet --quiet install --no-deps --force-reinstall dist/*.whl
+	mkdir -p .venvs/elsewhere
+	cd .venvs/elsewhere && ../wheel/bin/python -I -c \
+	    'import portlease as p; print("testing", p.__file__); assert "site-packages" in p.__file__'
+	cd .venvs/elsewhere && ../wheel/bin/pytest -n $(JOBS) -c $(CURDIR)/pyproject.toml \
+	    --rootdir $(CURDIR) -o cache_dir=.venvs/wheel/.pytest_cache $(ARGS) $(CURDIR)/tests
+
+.PHONY: bench
+bench: ## measure against the peers, side by side in one run
+	@tools/venv .venvs/bench requirements-bench.lock editable $(PYTHON)
+	.venvs/bench/bin/python benchmarks/run.py $(ARGS)
+
+# --- housekeeping -------------------------------------------------------------------------------
+
+.PHONY: format
+format: env ## ruff's formatter and safe fixes, in place
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests typing_tests -name __pycache__ -type d -prune -exec rm -rf {} +
