@@ -1,0 +1,108 @@
+"""What can go wrong, by whose fault.
+
+Every error of portlease is a :class:`PortleaseError`. Its text states the fact, the culprit and the
+remedy; the same facts are attributes, so that no caller has to parse a sentence. All of them can be
+pickled: they cross the process boundary of pytest-xdist and of :mod:`multiprocessing`.
+
+- the caller's fault: :class:`UsageError`, :class:`LeaseStateError`
+- somebody else has it: :class:`PortUnavailableError`, :class:`PortsExhaustedError`
+- this process or machine lacks something: :class:`PrivilegeError`, :class:`ResourceLimitError`
+- the server's fault: :class:`ServerError` and its branches
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class PortleaseError(Exception):
+    """Base of every error that portlease raises on purpose.
+
+    Args:
+        message: the fact, the culprit and the remedy, for a person.
+        **facts: the same facts for a program; each becomes an attribute of this name.
+    """
+
+    message: str
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self._facts = facts
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self._facts))
+
+
+def _rebuild(
+    cls: type[PortleaseError], message: str, facts: Mapping[str, object]
+) -> PortleaseError:
+    return cls(message, **facts)
+
+
+class UsageError(PortleaseError, ValueError):
+    """An argument that can never work: a wrong kind, a port out of range, an unknown host."""
+
+
+class LeaseStateError(PortleaseError, RuntimeError):
+    """A transition that the lease's state does not allow (see :mod:`portlease._states`)."""
+
+    state: str
+    action: str
+
+
+class PortUnavailableError(PortleaseError):
+    """A port that was asked for by number cannot be had now.
+
+    Not an :class:`OSError`: the system call's error, if there was one, is ``__cause__``.
+    """
+
+    port: int
+    ports: Sequence[int] = ()
+
+
+class PortsExhaustedError(PortleaseError):
+    """No port is left in any range that leases may come from."""
+
+    tried: int
+
+
+class PrivilegeError(PortleaseError, PermissionError):
+    """The port is below the first that this user may bind (``ip_unprivileged_port_start``)."""
+
+    port: int
+
+
+class ResourceLimitError(PortleaseError):
+    """The process or the system has run out of file descriptors, or the kernel of memory."""
+
+    errno: int
+
+
+class ServerError(PortleaseError):
+    """A server that was to be served is not being served; its branches say why."""
+
+    argv: Sequence[str]
+    output: str = ""
+
+
+class ServerStartError(ServerError):
+    """The server's program could not be executed at all."""
+
+    errno: int
+
+
+class ServerDiedError(ServerError):
+    """The server ended before it listened, or was found dead at its next use."""
+
+    returncode: int
+
+
+class ServerTimeoutError(ServerError, TimeoutError):
+    """The server lived, but did not listen on its leased port in time."""
+
+    timeout_s: float

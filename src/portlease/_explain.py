@@ -1,0 +1,68 @@
+"""What a refusal of the kernel means for a lease: the fact, the culprit, the remedy."""
+
+from __future__ import annotations
+
+import errno
+
+from portlease._errors import (
+    PortUnavailableError,
+    PrivilegeError,
+    ResourceLimitError,
+    UsageError,
+)
+from portlease._platform import backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, NoReturn
+
+_SHOWN: Final = 8
+
+
+def raise_explained(error: OSError, port: int) -> NoReturn:
+    """Raise the error of ours that says what *error* means for a lease, or *error* itself."""
+    if error.errno == errno.EACCES:
+        first = backend.rules().first_unprivileged
+        raise PrivilegeError(
+            f"port {port} is below {first}, the first that an ordinary user may bind; "
+            f"take one from {first} on, or lower net.ipv4.ip_unprivileged_port_start, or give the "
+            "interpreter CAP_NET_BIND_SERVICE",
+            port=port,
+        ) from error
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        raise UsageError(
+            f"the host to hold port {port} on is no address of this machine or network namespace "
+            f"({error.strerror}); `ip address` lists them"
+        ) from error
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        raise ResourceLimitError(
+            f"no socket for one more lease: {error.strerror}; a lease needs two descriptors "
+            "for as long as it lives. Release leases, or raise the limit (`ulimit -n`, "
+            "resource.RLIMIT_NOFILE)",
+            errno=error.errno,
+        ) from error
+    raise error
+
+
+def none_of(ports: Sequence[int]) -> PortUnavailableError:
+    """The error for ports that were asked for by number, and are all busy."""
+    shown = "\n".join(culprits(port) for port in ports[:_SHOWN])
+    more = f"\nand {len(ports) - _SHOWN} more" if len(ports) > _SHOWN else ""
+    which = f"port {ports[0]} cannot" if len(ports) == 1 else f"none of {len(ports)} ports can"
+    return PortUnavailableError(
+        f"{which} be had:\n{shown}{more}\n"
+        "stop who has it, name other ports, or lease any with portlease.lease()",
+        port=ports[0],
+        ports=tuple(ports),
+    )
+
+
+def culprits(port: int) -> str:
+    """Who has *port*, a line each."""
+    from portlease import _who
+
+    try:
+        return str(_who.who(port))
+    except OSError as error:  # neither netlink nor /proc: say so in the error that is under way
+        return f"{port}: who has it cannot be seen here ({error})"

@@ -1,0 +1,130 @@
+"""Windows: the lesser promise.
+
+SO_REUSEADDR there means that two sockets may have one port and nobody knows which is served, so a
+hold cannot be offered. Holds set SO_EXCLUSIVEADDRUSE, which keeps even such thieves out; leases
+step aside for every server, guarded by a lock file. There is no board: leases() knows this
+process's own. Type-checked, not run by the project's own tests.
+
+Source: learn.microsoft.com, "Using SO_REUSEADDR and SO_EXCLUSIVEADDRUSE".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+
+from portlease._platform._lockfile import NoRow, guard
+from portlease._platform._lockfile import is_guarded as _is_guarded
+from portlease._pool import Rules, parse_services
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from portlease._platform._types import Closable, Handle
+
+__all__ = [
+    "BOARD",
+    "CAN_OFFER",
+    "bind",
+    "dual_stack",
+    "guard",
+    "is_guarded",
+    "offer",
+    "publish",
+    "published",
+    "rules",
+    "withdraw",
+]
+
+CAN_OFFER: bool = False
+BOARD: bool = False
+# The range that Windows starts with since Vista; `netsh int ipv4 show dynamicport tcp` shows it.
+_DEFAULT_RANGE: Final = (49152, 65535)
+
+
+class _Seen:
+    rules: Rules | None = None
+    dual_stack: bool | None = None
+
+
+def rules() -> Rules:
+    """The default dynamic range: what it was changed to is not asked for."""
+    if _Seen.rules is None:
+        _Seen.rules = Rules(
+            ephemeral=_DEFAULT_RANGE,
+            reserved=frozenset(),
+            services=_services(),
+            first_unprivileged=1,
+        )
+    return _Seen.rules
+
+
+def _services() -> frozenset[int]:
+    path = os.path.join(
+        os.environ.get("SYSTEMROOT", r"C:\Windows"), r"System32\drivers\etc\services"
+    )
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return parse_services(file.read())
+    except (FileNotFoundError, PermissionError):
+        return frozenset()
+
+
+def dual_stack() -> bool:
+    """Whether [::] with IPV6_V6ONLY off can be bound; asked of the system once a process."""
+    if _Seen.dual_stack is None:
+        try:
+            bind(int(socket.AF_INET6), int(socket.SOCK_STREAM), ("::", 0), v6only=False).close()
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+            _Seen.dual_stack = False
+        else:
+            _Seen.dual_stack = True
+    return _Seen.dual_stack
+
+
+def publish(name: bytes) -> Closable | None:
+    """There is no board to publish on."""
+    del name
+    return NoRow()
+
+
+def published(port: int | None = None) -> list[bytes]:
+    """There is no board to read."""
+    del port
+    return []
+
+
+def is_guarded(row: Closable, transport: str, port: int) -> bool:
+    """Whether the port's lock file is locked."""
+    del row
+    return _is_guarded(transport, port)
+
+
+def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -> Handle:
+    """Bind with SO_EXCLUSIVEADDRUSE."""
+    hold = socket.SocketType(family, kind)
+    try:
+        if family == socket.AF_INET6:
+            hold.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        if sys.platform == "win32":
+            hold.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        hold.bind(address)
+    except OSError:
+        hold.close()
+        raise
+    return hold
+
+
+def offer(hold: Handle) -> None:
+    """Never called: CAN_OFFER is False."""
+    raise NotImplementedError(f"a hold cannot be shared on this system ({hold})")
+
+
+def withdraw(hold: Handle) -> None:
+    """Nothing was offered, so there is nothing to undo."""
+    del hold

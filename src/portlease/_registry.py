@@ -1,0 +1,244 @@
+"""What a lease tells the machine about itself, and ``leases()``, which reads it back.
+
+On Linux every lease publishes one *row*: an abstract Unix socket whose name is the row. Nobody
+keeps a list, so no list can be stale: the kernel drops the row with its owner. A row is what its
+owner says; on a machine shared with liars, compare it with ``ss``. Elsewhere the board is empty and
+``leases()`` knows this process's own leases only.
+
+A row reads ``PORT/KIND/STATE/PID/PIDNS/SINCE/SCOPE/LABEL``, 95 bytes at the most.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import namedtuple
+from os import getpid
+
+from portlease._platform import backend
+from portlease._states import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final, NamedTuple
+
+    class Row(NamedTuple):
+        """A live lease, as its owner published it."""
+
+        port: int
+        kind: str
+        state: State
+        pid: int | None
+        since: float
+        scope: str
+        label: str | None
+
+    class LeaseInfo(NamedTuple):
+        """A live lease of this network namespace, as ``leases()`` gives it.
+
+        ``host`` is what the lease covers: ``"*"`` is every address, IPv4 and IPv6. ``pid`` is None
+        where the owner lives in another PID namespace. ``uid`` and ``command`` are None where /proc
+        does not show the owner. ``since`` is in seconds since the epoch.
+        """
+
+        port: int
+        kind: str
+        state: State
+        host: str
+        pid: int | None
+        uid: int | None
+        command: str | None
+        label: str | None
+        since: float
+else:
+    # collections.namedtuple, because importing `typing` would double the cost of our own import.
+    Row = namedtuple("Row", "port kind state pid since scope label")  # noqa: PYI024
+    LeaseInfo = namedtuple(  # noqa: PYI024
+        "LeaseInfo", "port kind state host pid uid command label since"
+    )
+
+# sizeof(sun_path) is 108 (unix(7)); the leading NUL and "portlease/1/" take 13 of it.
+NAME_BYTES: Final = 95
+_KINDS: Final = {"t": "tcp", "u": "udp", "b": "both"}
+_STATES: Final = {state.letter: state for state in State}
+_KIND_LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
+
+
+class _Here:
+    """This process, as its rows name it."""
+
+    pid: int = 0
+    pid_namespace: str = ""
+    middle: str = ""
+
+
+def _where() -> type[_Here]:
+    if _Here.pid != (pid := getpid()):  # the first call, or a forked child
+        try:
+            inode = os.stat("/proc/self/ns/pid").st_ino
+        except (FileNotFoundError, PermissionError):
+            inode = 0
+        _Here.pid_namespace = f"{inode:x}"
+        _Here.middle = f"{pid}/{inode:x}"
+        _Here.pid = pid
+    return _Here
+
+
+def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
+    port: int, kind: str, state: State, since_ms: int, scope: str, label: str | None
+) -> bytes:
+    """The row of a lease of this process."""
+    head = f"{port}/{_KIND_LETTERS[kind]}/{state.letter}/{_where().middle}/{since_ms:x}/{scope}/"
+    if label is None and len(head) <= NAME_BYTES:
+        return head.encode()
+    if len(head) > NAME_BYTES:
+        # Only a lease on many given hosts: what it covers is then told as a whole.
+        return encode(port, kind, state, since_ms, "*", label)
+    tail = _printable(label or "").encode("utf-8", "surrogatepass")
+    room = NAME_BYTES - len(head)
+    if len(tail) > room:
+        # The end of a test's node id says more than its beginning.
+        tail = b"..." + tail[len(tail) - room + 3 :] if room > 3 else b""  # noqa: PLR2004
+    return head.encode() + tail
+
+
+def _printable(label: str) -> str:
+    """*label* on one line: control characters and ``%`` percent-encoded."""
+    if label.isprintable() and "%" not in label:
+        return label
+    return "".join(c if c.isprintable() and c != "%" else f"%{ord(c):02x}" for c in label)
+
+
+def decode(name: bytes) -> Row | None:
+    """The row that *name* is, or None for a name that portlease did not write."""
+    fields = name.decode("utf-8", "ignore").split("/", 7)
+    if len(fields) != 8:  # noqa: PLR2004 - see the module's docstring
+        return None
+    port, kind, state, pid, pid_namespace, since, scope, label = fields
+    try:
+        here = pid_namespace == _where().pid_namespace
+        return Row(
+            int(port),
+            _KINDS[kind],
+            _STATES[state],
+            int(pid) if here else None,
+            int(since, 16) / 1000,
+            scope,
+            _unprintable(label) or None,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _unprintable(label: str) -> str:
+    if "%" not in label:
+        return label
+    first, *rest = label.split("%")
+    parts = [first]
+    for part in rest:
+        try:
+            parts.append(chr(int(part[:2], 16)) + part[2:])
+        except ValueError:  # a label that was cut in the middle of a code
+            parts.append("%" + part)
+    return "".join(parts)
+
+
+def rows() -> list[Row]:
+    """Every row on the board of this network namespace, oldest first, one for each lease.
+
+    A lease that is moving on has its old and its new row there for a moment, and a taker shows the
+    row of a port that it is about to be refused: of rows that cannot both be true the older stays.
+    """
+    found = sorted(
+        (row for name in backend.published() if (row := decode(name)) is not None),
+        key=lambda row: row.since,
+    )
+    kept: list[Row] = []
+    by_port: dict[int, list[Row]] = {}
+    for row in found:
+        others = by_port.setdefault(row.port, [])
+        if not any(_same_ground(row, other) for other in others):
+            others.append(row)
+            kept.append(row)
+    return kept
+
+
+def _same_ground(one: Row, other: Row) -> bool:
+    return (one.kind == other.kind or "both" in (one.kind, other.kind)) and overlap(
+        one.scope, other.scope
+    )
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two scopes share an address: ``*``, a wildcard of one family, or addresses."""
+    return any(_covers(a, b) or _covers(b, a) for a in one.split(",") for b in other.split(","))
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    if wide == "0.0.0.0":  # noqa: S104 - a name, nothing is bound
+        return ":" not in narrow
+    if wide == "::":
+        return ":" in narrow
+    return wide in ("*", narrow)
+
+
+def leases() -> list[LeaseInfo]:
+    """Every live lease of this network namespace, of all processes and users, oldest first.
+
+    Returns:
+        One :class:`LeaseInfo` a lease. On macOS and Windows: those of this process only.
+
+    Not guaranteed:
+        A row is published by its owner, who may lie. The answer is as old as the call. Labels of
+        other processes' leases are cut to what a row holds (about 50 bytes, the end is kept).
+
+    Raises:
+        FileNotFoundError: /proc is not mounted.
+    """
+    from portlease import _lease
+
+    own = {info[:3]: info for info in _lease.own_leases()}
+    if not backend.BOARD:
+        return sorted(own.values(), key=lambda info: info.since)
+    infos = _describe(rows())
+    return [
+        info._replace(label=own[info[:3]].label)
+        if info.pid == getpid() and info[:3] in own
+        else info
+        for info in infos
+    ]
+
+
+def _describe(found: Iterable[Row]) -> list[LeaseInfo]:
+    commands: dict[int, tuple[int | None, str | None]] = {}
+    infos = []
+    for row in found:
+        uid, command = None, None
+        if row.pid is not None:
+            if row.pid not in commands:
+                commands[row.pid] = _owner(row.pid)
+            uid, command = commands[row.pid]
+        infos.append(
+            LeaseInfo(
+                row.port,
+                row.kind,
+                row.state,
+                row.scope,
+                row.pid,
+                uid,
+                command,
+                row.label,
+                row.since,
+            )
+        )
+    return infos
+
+
+def _owner(pid: int) -> tuple[int | None, str | None]:
+    if sys.platform != "linux":
+        return None, None
+    from portlease._platform import _linux_proc
+
+    info = _linux_proc.process_info(pid)
+    return (None, None) if info is None else (info.uid, info.command)
