@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
 _SHOWN: Final = 8
+# EINVAL, ENODEV: ::ffff:127.0.0.1 on a socket for IPv6 only, a link-local address without its link.
+_NOT_OUR_ADDRESS: Final = (
+    errno.EADDRNOTAVAIL,
+    errno.EAFNOSUPPORT,
+    errno.EINVAL,
+    errno.ENODEV,
+)
 
 
 def raise_explained(error: OSError, port: int) -> NoReturn:
@@ -30,7 +37,7 @@ def raise_explained(error: OSError, port: int) -> NoReturn:
             "interpreter CAP_NET_BIND_SERVICE",
             port=port,
         ) from error
-    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+    if error.errno in _NOT_OUR_ADDRESS:
         raise UsageError(
             f"the host to hold port {port} on is no address of this machine or network namespace "
             f"({error.strerror}); `ip address` lists them"

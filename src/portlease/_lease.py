@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn, Self, TypeAlias
 
     from portlease._platform._types import Closable, Handle
-    from portlease._registry import LeaseInfo
+    from portlease._registry import LeaseInfo, Row
     from portlease._wish import Bind, Kind, Wish
 
     # On whose behalf: the label, and the file and line of the call.
@@ -284,9 +284,11 @@ class Lease:
             for transport in dict.fromkeys(bind.transport for bind, _ in going):
                 guards[transport] = self._guard(transport)
             self._wait_for_takers()
-        except BaseException:
+        except BaseException as error:
             for guard in guards.values():
                 guard.close()
+            if isinstance(error, OSError):
+                _explain.raise_explained(error, self.port)
             raise
         self._guards.update(guards)
         for part in going:
@@ -294,29 +296,16 @@ class Lease:
             part[1].close()
 
     def _guard(self, transport: str) -> Closable:
-        try:
-            guard = backend.guard(transport, self.port)
-        except OSError as error:
-            _explain.raise_explained(error, self.port)
+        guard = backend.guard(transport, self.port)
         if guard is None:
             raise self._unavailable("another lease of the number is guarded already")
         return guard
 
     def _wait_for_takers(self) -> None:
-        """Wait until no row but our own claims our port: see the head of this module."""
+        """Wait until no other row claims our port: see the head of :mod:`portlease._take`."""
         give_up = time.monotonic() + _STUCK_S
         pause_s = 20e-6
-        while True:
-            takers = [
-                row
-                for name in backend.published(self.port)
-                if (row := _registry.decode(name)) is not None
-                and _registry.overlap(row.scope, self.scope)
-                and (row.pid, row.since) != (getpid(), self.since)
-                and (row.kind == self.kind or "both" in (row.kind, self.kind))
-            ]
-            if not takers:
-                return
+        while takers := self._takers():
             if time.monotonic() > give_up:
                 raise self._unavailable(
                     f"process {takers[0].pid} is asking for it and does not move (stopped?); "
@@ -324,6 +313,22 @@ class Lease:
                 )
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 1e-3)
+
+    def _takers(self) -> list[Row]:
+        try:
+            names = backend.published_for(self.port)
+        except (FileNotFoundError, PermissionError):  # no /proc: it is not what we rest our case on
+            return []
+        rows = [row for name in names if (row := _registry.decode(name)) is not None]
+        return [
+            row
+            for row in rows
+            # A taker's row is HELD or OFFERED from the start.
+            if row.state in (HELD, OFFERED)
+            and (row.pid, row.since) != (getpid(), self.since)
+            and (row.kind == self.kind or "both" in (row.kind, self.kind))
+            and _registry.overlap(row.scope, self.scope)
+        ]
 
     def _reoccupy(self) -> None:
         """Bind what is not held, exclusively, then drop the guards."""
@@ -364,7 +369,7 @@ class Lease:
             self._state = new
             holds, self._holds = self._holds, []
         return tuple(
-            _drained(socket.socket(bind.address.family, bind.socktype, 0, hold.detach()))
+            _as_new(socket.socket(bind.address.family, bind.socktype, 0, hold.detach()))
             for bind, hold in holds
         )
 
@@ -469,15 +474,16 @@ class _Republished:
         self._row.close()
 
 
-def _drained(sock: socket.socket) -> socket.socket:
-    """*sock*, without the datagrams that came while nobody was there to read them."""
+def _as_new(sock: socket.socket) -> socket.socket:
+    """*sock* as a fresh one would be: blocking, and without the datagrams nobody was to read."""
     if sock.type == socket.SOCK_DGRAM:
         sock.settimeout(0)
         try:
             while True:
                 sock.recv(1)
         except BlockingIOError:
-            sock.settimeout(None)
+            pass  # it is empty
+    sock.settimeout(None)  # whatever socket.setdefaulttimeout() says
     return sock
 
 

@@ -20,7 +20,7 @@ from array import array
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
     from typing import Final
 
@@ -81,8 +81,7 @@ class Rules:
 def candidates(rules: Rules) -> array[int]:
     """The ports that a lease may take without having been told a number, in ascending order.
 
-    Empty where the ephemeral range and the exceptions leave nothing: the kernel's choice is then
-    the only source.
+    Empty where the ephemeral range and the exceptions leave nothing.
     """
     low, high = rules.ephemeral
     avoid = rules.reserved | rules.services | BROWSERS_REFUSE
@@ -97,11 +96,11 @@ def candidates(rules: Rules) -> array[int]:
     return array("H", quiet if len(quiet) >= _ENOUGH else allowed)
 
 
-def blocks(ports: Iterable[int], offsets: Iterable[int]) -> array[int]:
-    """Those of *ports* from which every offset leads to a port of the same set."""
-    have = frozenset(ports)
-    steps = tuple(offsets)
-    return array("H", sorted(p for p in have if all(p + step in have for step in steps)))
+def last_resort(rules: Rules) -> array[int]:
+    """The ports that the kernel itself would choose from, bind(2) with port 0."""
+    low, high = rules.ephemeral
+    first = max(low, rules.first_unprivileged)
+    return array("H", [port for port in range(first, high + 1) if port not in rules.reserved])
 
 
 def _word() -> int:
@@ -130,6 +129,15 @@ def draw(ports: array[int]) -> Iterator[int]:
     start = _word() % count
     for index in range(count):
         yield ports[(start + index) % count]
+
+
+def draw_blocks(
+    ports: array[int], members: AbstractSet[int], steps: Sequence[int]
+) -> Iterator[int]:
+    """As :func:`draw`, only ports from which every step leads to one of *members*."""
+    for first in draw(ports):
+        if all(first + step in members for step in steps):
+            yield first
 
 
 def parse_port_list(text: str) -> frozenset[int]:

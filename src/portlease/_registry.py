@@ -104,10 +104,14 @@ def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
 
 
 def _printable(label: str) -> str:
-    """*label* on one line: control characters and ``%`` percent-encoded."""
+    """*label* on one line: ``%`` and what cannot be printed as percent-encoded UTF-8."""
     if label.isprintable() and "%" not in label:
         return label
-    return "".join(c if c.isprintable() and c != "%" else f"%{ord(c):02x}" for c in label)
+    return "".join(c if c.isprintable() and c != "%" else _percent(c) for c in label)
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def decode(name: bytes) -> Row | None:
@@ -125,23 +129,22 @@ def decode(name: bytes) -> Row | None:
             int(pid) if here else None,
             int(since, 16) / 1000,
             scope,
-            _unprintable(label) or None,
+            (_unprintable(label) if "%" in label else label) or None,
         )
     except (KeyError, ValueError):
         return None
 
 
 def _unprintable(label: str) -> str:
-    if "%" not in label:
-        return label
-    first, *rest = label.split("%")
+    first, *rest = label.encode().split(b"%")
     parts = [first]
     for part in rest:
         try:
-            parts.append(chr(int(part[:2], 16)) + part[2:])
+            parts.append(bytes([int(part[:2], 16)]) + part[2:])
         except ValueError:  # a label that was cut in the middle of a code
-            parts.append("%" + part)
-    return "".join(parts)
+            parts.append(b"%" + part)
+    # "replace": one that was cut in the middle of a character, or held half a surrogate pair.
+    return b"".join(parts).decode("utf-8", "replace")
 
 
 def rows() -> list[Row]:
@@ -158,13 +161,22 @@ def rows() -> list[Row]:
     by_port: dict[int, list[Row]] = {}
     for row in found:
         others = by_port.setdefault(row.port, [])
-        if not any(_same_ground(row, other) for other in others):
+        if not any(_displaces(other, row) for other in others):
             others.append(row)
             kept.append(row)
     return kept
 
 
-def _same_ground(one: Row, other: Row) -> bool:
+def _displaces(older: Row, younger: Row) -> bool:
+    """Whether *younger* is *older* again, or a taker's that *older* will be refused for."""
+    if (older.pid, older.since) == (younger.pid, younger.since):
+        return True
+    # Of a port that was handed over, and whose new owner closed it, a new lease may be real.
+    return older.state is not State.HANDED_OVER and same_ground(older, younger)
+
+
+def same_ground(one: Row, other: Row) -> bool:
+    """Whether two rows claim the same port of the same transport on the same address."""
     return (one.kind == other.kind or "both" in (one.kind, other.kind)) and overlap(
         one.scope, other.scope
     )
@@ -172,10 +184,11 @@ def _same_ground(one: Row, other: Row) -> bool:
 
 def overlap(one: str, other: str) -> bool:
     """Whether two scopes share an address: ``*``, a wildcard of one family, or addresses."""
-    return any(_covers(a, b) or _covers(b, a) for a in one.split(",") for b in other.split(","))
+    return any(covers(a, b) or covers(b, a) for a in one.split(",") for b in other.split(","))
 
 
-def _covers(wide: str, narrow: str) -> bool:
+def covers(wide: str, narrow: str) -> bool:
+    """Whether a socket on the address or wildcard *wide* is also on *narrow*."""
     if wide == "0.0.0.0":  # noqa: S104 - a name, nothing is bound
         return ":" not in narrow
     if wide == "::":

@@ -5,12 +5,16 @@ In this order, and so no two leases can share a port:
 1. The row is published: "this process is about to have port P" (:mod:`portlease._registry`).
 2. Is P guarded? Then another lease has stepped aside from it: hands off, next number.
 3. The hold is bound exclusively. That fails if anybody at all is on P.
+4. Is P guarded *now*? Then another lease stepped aside between 2 and 3: let go, next number.
 
-A lease that steps aside (:mod:`portlease._lease`) does it in the opposite order: it takes the
-guard, waits until no row says that somebody is about to have P, and only then closes its hold. So
-either the taker saw the guard in step 2, or the guard's owner saw the taker's row and let the hold
-refuse him (Dekker's handshake). Not even for an instant does a lessee sit on a port that another
-lease has stepped aside from.
+A lease that steps aside (:mod:`portlease._lease`) takes the guard before it closes its hold, and
+step 3 can succeed only after that: so step 4 always sees the guard. That alone keeps leases apart.
+
+For the server it would still be bad luck if a taker sat on its port between 3 and 4, for some
+microseconds. Therefore a lease that steps aside, guard in hand, first waits until no row says that
+somebody is about to have P: either the taker sees the guard in step 2, or his row is seen and the
+hold is there to refuse him (Dekker's handshake). It is as good as the reading of /proc/net/unix,
+which can miss a row in the midst of many that come and go.
 """
 
 from __future__ import annotations
@@ -33,20 +37,20 @@ from portlease._errors import (
 )
 from portlease._lease import Lease, LeaseGroup, live, publish
 from portlease._platform import backend
-from portlease._states import OFFERED
+from portlease._states import GUARDED, OFFERED, State
+from portlease._wish import Wish
 from portlease._wish import wish as wished
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
     from portlease._lease import By
     from portlease._platform._types import Closable, Handle
     from portlease._pool import Rules
-    from portlease._wish import Bind, Kind, Wish
-# How often bind(0) is asked again after a port that is guarded or taken for the other transport.
-_KERNEL_TRIES: Final = 128
+    from portlease._wish import Bind, Kind
+
 # find_unused_port() cannot know when its caller has bound: a port stays guarded while this many
 # later ones are asked for, at two descriptors each.
 _GUARDED_PORTS: Final = 64
@@ -75,7 +79,7 @@ def lease(  # noqa: PLR0913 - all but the first by keyword
             False leaves it HELD.
         label: shown by :func:`leases`, ``portlease ls`` and in errors that name who has a port.
         ports: the numbers it may have, in no order of preference; by default any outside the
-            ephemeral range, or the kernel's choice where there is none.
+            ephemeral range, or inside it where there is none.
 
     Returns:
         The lease: use it in a ``with`` block, or call ``release()``.
@@ -110,7 +114,7 @@ def lease_many(  # noqa: PLR0913
 
     The options are those of :func:`lease`; so are the errors, and none leaves a port taken.
     """
-    _check_count(n)
+    _checked_count(n)
     wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
     by = _by(label)
     taken: list[Lease] = []
@@ -127,7 +131,7 @@ def lease_block(  # noqa: PLR0913
     n: int = 1,
     kind: Kind = "tcp",
     *,
-    offsets: Sequence[int] = (0,),
+    offsets: Iterable[int] = (0,),
     host: str | Sequence[str] | None = None,
     family: int | None = None,
     offer: bool = True,
@@ -147,36 +151,42 @@ def lease_block(  # noqa: PLR0913
 
     The other options and the errors are those of :func:`lease`.
     """
-    _check_count(n)
-    if not offsets or len(set(offsets)) != len(offsets) or min(offsets) < 0:
-        raise UsageError(f"offsets={offsets!r} must be different numbers from 0 on, one at least")
+    _checked_count(n)
+    offsets = tuple(offsets)
+    if not offsets or not all(isinstance(one, int) and one >= 0 for one in offsets):
+        raise UsageError(f"offsets={offsets!r} must be numbers from 0 on, one at least")
     steps = [offset + i for offset in offsets for i in range(n)]
     if len(set(steps)) != len(steps):
         raise UsageError(
-            f"{n} consecutive ports at offsets {tuple(offsets)} overlap; "
+            f"{n} consecutive ports at offsets {offsets} overlap; "
             f"keep the offsets {n} apart at least"
         )
     wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
     by = _by(label)
-    rules = backend.rules()
-    pool = _candidates(rules) if wish.named is None else wish.named
-    starts = _pool.blocks(pool, steps)
-    if not starts and wish.named is None:
-        # Nothing outside the ephemeral range is long enough: blocks must come from inside it.
-        everywhere = range(max(1024, rules.first_unprivileged), _pool.MAX_PORT + 1)
-        starts = _pool.blocks(everywhere, steps)
     tried = 0
-    for first in _pool.draw(starts):
+    for first in _starts(wish, steps):
         tried += 1
         group = _take_these([first + step for step in steps], wish, by)
         if group is not None:
             return group
+    if wish.named is not None:
+        raise _explain.none_of(wish.named)
     raise PortsExhaustedError(
-        f"no {n} consecutive ports at offsets {tuple(offsets)} are free: {tried} places were tried"
-        + (f" among the {len(pool)} ports given" if wish.named is not None else "")
-        + "; ask for fewer, or for other offsets",
+        f"no {n} consecutive ports at offsets {offsets} are free: {tried} places were tried; ask "
+        "for fewer, or for other offsets",
         tried=tried,
     )
+
+
+def _starts(wish: Wish, steps: Sequence[int]) -> Iterator[int]:
+    """Where a block may begin: outside the ephemeral range, and only then anywhere."""
+    if wish.named is not None:
+        yield from _pool.draw_blocks(wish.named, frozenset(wish.named), steps)
+        return
+    pool = _candidates()
+    yield from _pool.draw_blocks(pool, frozenset(pool), steps)
+    anywhere = range(max(1024, backend.rules().first_unprivileged), _pool.MAX_PORT + 1)
+    yield from _pool.draw_blocks(array("H", anywhere), frozenset(anywhere), steps)
 
 
 def _take_these(numbers: list[int], wish: Wish, by: By) -> LeaseGroup | None:
@@ -197,22 +207,22 @@ def _take_these(numbers: list[int], wish: Wish, by: By) -> LeaseGroup | None:
 def _take(wish: Wish, by: By) -> Lease:
     if wish.named is not None:
         return _take_named(wish.named, wish, by)
-    pool = _candidates(backend.rules())
+    pool = _candidates()
     # The first draw nearly always succeeds; the generator below would cost it a microsecond.
     if pool and (port := _pool.pick(pool)) not in live and (one := _try(port, wish, by)):
         return one
     tried = 0
-    for port in _pool.draw(pool):
-        tried += 1
-        if port not in live and (one := _try(port, wish, by)) is not None:
-            return one
-    if (one := _from_kernel(wish, by)) is not None:
-        return one
-    low, high = backend.rules().ephemeral
+    rules = backend.rules()
+    for source in (pool, _pool.last_resort(rules)):
+        for port in _pool.draw(source):
+            tried += 1
+            if port not in live and (one := _try(port, wish, by)) is not None:
+                return one
+    low, high = rules.ephemeral
     raise PortsExhaustedError(
-        f"no {wish.kind} port is left: {tried} were tried outside the ephemeral range, and "
-        f"bind(0) has none in {low}-{high}; `portlease ls` tells who has them, release some or "
-        "give another host",
+        f"no {wish.kind} port is left: none of {len(pool)} outside the ephemeral range, and none "
+        f"inside it ({low}-{high}); `portlease ls` tells who has them, release some or give "
+        "another host",
         tried=tried,
     )
 
@@ -228,61 +238,54 @@ def _take_named(ports: array[int], wish: Wish, by: By) -> Lease:
     raise denied or _explain.none_of(ports)
 
 
-def _try(port: int, wish: Wish, by: By, first: Handle | None = None) -> Lease | None:
-    """Take this very port, or None if it is busy. *first*: its first hold, if bound already.
-
-    *first* becomes the lease's; if the answer is None it stays the caller's.
-    """
+def _try(port: int, wish: Wish, by: By) -> Lease | None:
+    """Take this very port, or None if it is busy."""
     since_ms = time_ns() // 1_000_000
     with _platform.spawn_lock:  # no fork may copy a socket that no lease knows of yet
         row = publish(port, wish, wish.born, since_ms, by[0])
         if row is None:
             return None
+        holds: list[tuple[Bind, Handle]] = []
         try:
-            holds = _hold(port, wish, row, first)
-            if holds is None:
+            if not _hold(port, wish, row, holds):
                 row.close()
                 return None
-        except BaseException:  # KeyboardInterrupt, MemoryError: nothing may stay bound
+        except BaseException as error:  # KeyboardInterrupt, MemoryError: nothing may stay bound
             row.close()
-            raise
+            for _, hold in holds:
+                hold.close()
+            if not isinstance(error, OSError):
+                raise
+            if error.errno != errno.EADDRINUSE:
+                _explain.raise_explained(error, port)
+            return None
         one = Lease(port, wish, row, holds, since_ms, by)
         if wish.born is OFFERED:
             for _, hold in holds:
                 backend.offer(hold)
             one._state = OFFERED
-            return one
-    return one if not wish.offer or _opened(one) else None
+    return one if wish.born is wish.goal or _reached(one, wish.goal) else None
 
 
-def _hold(
-    port: int, wish: Wish, row: Closable, first: Handle | None
-) -> list[tuple[Bind, Handle]] | None:
-    """Bind the wish's sockets, or None if the port is guarded or busy."""
+def _hold(port: int, wish: Wish, row: Closable, holds: list[tuple[Bind, Handle]]) -> bool:
+    """Bind the wish's sockets into *holds*; False, with *holds* empty, if the port is guarded."""
     for transport in wish.transports:
         if backend.is_guarded(row, transport, port):
-            return None
-    holds: list[tuple[Bind, Handle]] = []
-    try:
-        for bind in wish.binds:
-            hold = first if first is not None and not holds else _wish.bind(bind, port)
-            holds.append((bind, hold))
-    except BaseException as error:
-        for _, hold in holds:
-            if hold is not first:
-                hold.close()
-        if not isinstance(error, OSError):
-            raise
-        if error.errno != errno.EADDRINUSE:
-            _explain.raise_explained(error, port)
-        return None
-    return holds
+            return False
+    for bind in wish.binds:
+        holds.append((bind, _wish.bind(bind, port)))  # noqa: PERF401 - known even if one fails
+    for transport in wish.transports:
+        if backend.is_guarded(row, transport, port):
+            while holds:
+                holds.pop()[1].close()
+            return False
+    return True
 
 
-def _opened(one: Lease) -> bool:
-    """Open a lease that is born HELD; False, and released, if the port was contested just now."""
+def _reached(one: Lease, goal: State) -> bool:
+    """Bring a lease that is HELD to *goal*; False, and released, if the port was contested."""
     try:
-        if one.kind == "both" and backend.CAN_OFFER:
+        if goal is OFFERED:
             one.offer()
         else:
             one.step_aside()
@@ -295,27 +298,6 @@ def _opened(one: Lease) -> bool:
     return True
 
 
-def _from_kernel(wish: Wish, by: By) -> Lease | None:
-    """A port of the kernel's choice; None if it has none. Refused ones are kept until the end."""
-    refused: list[Handle] = []
-    try:
-        for _ in range(_KERNEL_TRIES):
-            try:
-                hold = _wish.bind(wish.binds[0], 0)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:  # what an exhausted range says, bind(2)
-                    _explain.raise_explained(error, 0)
-                return None
-            refused.append(hold)
-            if (one := _try(hold.getsockname()[1], wish, by, hold)) is not None:
-                refused.remove(hold)
-                return one
-    finally:
-        for hold in refused:
-            hold.close()
-    return None
-
-
 class _Pool:
     """The candidates, and the rules that they were made of."""
 
@@ -323,20 +305,27 @@ class _Pool:
     ports: array[int] = array("H")
 
 
-def _candidates(rules: Rules) -> array[int]:
+def _candidates() -> array[int]:
+    try:
+        rules = backend.rules()
+    except OSError as error:  # EMFILE, in the first lease of a process
+        _explain.raise_explained(error, 0)
     if _Pool.rules is not rules:
         _Pool.ports = _pool.candidates(rules)
         _Pool.rules = rules
     return _Pool.ports
 
 
-def _check_count(n: int) -> None:
-    if n < 1:
-        raise UsageError(f"n={n} is no number of ports; ask for one at least")
+def _checked_count(n: int) -> int:
+    if not isinstance(n, int) or n < 1:
+        raise UsageError(f"n={n!r} is no number of ports; ask for one at least")
+    return n
 
 
 def _by(label: str | None) -> By:
     """The label, and where our caller called from: the first frame outside of this package."""
+    if label is not None and not isinstance(label, str):
+        raise UsageError(f"label={label!r} is no text; give a str")
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
@@ -359,9 +348,8 @@ def guarded_port(family: int, socktype: int) -> int:
         As :func:`lease`.
     """
     del family  # free everywhere is free there
-    kind: Kind = "udp" if socktype == socket.SOCK_DGRAM else "tcp"
-    one = lease(kind, offer=False, label="find_unused_port")
-    one.step_aside()
+    wish = Wish("udp" if socktype == socket.SOCK_DGRAM else "tcp", GUARDED)
+    one = _take(wish, _by("find_unused_port"))
     with _platform.spawn_lock:
         _guarded.append(one)
         if len(_guarded) > _GUARDED_PORTS:

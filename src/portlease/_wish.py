@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+from _operator import index
 from array import array
 
-from portlease import _pool
+from portlease import _explain, _pool
 from portlease._errors import UsageError
 from portlease._platform import backend
-from portlease._states import HELD, OFFERED, State
+from portlease._registry import covers
+from portlease._states import GUARDED, HELD, OFFERED, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,31 +59,32 @@ _ANY_IPV4: Final = Address(_AF_INET, "0.0.0.0", (), v6only=False)  # noqa: S104 
 class Wish:
     """The options of ``lease()``, checked.
 
-    ``born`` is the state that its row shows from the start, ``binds`` the sockets that make up its
-    hold, ``named`` the ports it may have (None: any).
+    ``goal`` is the state that the lease shall be in, ``born`` the one that its row shows from the
+    start, ``binds`` the sockets that make up its hold, ``named`` the ports it may have (None: any).
     """
 
-    __slots__ = ("binds", "born", "host", "kind", "named", "offer", "scope", "transports")
+    __slots__ = ("binds", "born", "goal", "host", "kind", "named", "scope", "transports")
 
     def __init__(
         self,
         kind: Kind,
+        goal: State,
         *,
-        host: str | Sequence[str] | None,
-        family: int | None,
-        offer: bool,
-        ports: Iterable[int] | None,
+        host: str | Sequence[str] | None = None,
+        family: int | None = None,
+        ports: Iterable[int] | None = None,
     ) -> None:
-        types = _SOCKET_TYPES.get(kind)
-        if types is None:
-            raise UsageError(f"kind={kind!r} is no kind of port; use 'tcp', 'udp' or 'both'")
+        types = _SOCKET_TYPES[kind]
         self.kind: Kind = kind
+        self.goal = goal
+        # Only the common case gets there in the same breath; the others move on from HELD.
+        self.born: State = goal if goal is OFFERED and kind == "tcp" else HELD
         self.transports = tuple(transport for transport, _ in types)
         self.host = host or None
-        self.offer = offer
-        # Only the common case is opened in the same breath; the others move on from HELD.
-        self.born: State = OFFERED if offer and kind == "tcp" and backend.CAN_OFFER else HELD
-        addresses = _addresses(host, family)
+        try:
+            addresses = _addresses(host, family)
+        except OSError as error:
+            _explain.raise_explained(error, 0)
         self.scope = ",".join(map(_scope, addresses))
         self.binds = tuple(
             Bind(transport, socktype, address)
@@ -103,14 +106,22 @@ def wish(
     ports: Iterable[int] | None,
 ) -> Wish:
     """The wish for these options; one object for all who want any port on every address."""
-    if host or ports is not None:
-        return Wish(kind, host=host, family=family, offer=offer, ports=ports)
+    plain = not host and ports is None
     try:
-        return _plain[kind, family, offer]
-    except KeyError:
-        made = Wish(kind, host=None, family=family, offer=offer, ports=None)
+        if plain and (made := _plain.get((kind, family, offer))) is not None:
+            return made
+        known = kind in _SOCKET_TYPES
+    except TypeError:  # unhashable: a list, say
+        known = False
+    if not known:
+        raise UsageError(f"kind={kind!r} is no kind of port; use 'tcp', 'udp' or 'both'")
+    goal = HELD
+    if offer:
+        goal = OFFERED if kind != "udp" and backend.CAN_OFFER else GUARDED
+    made = Wish(kind, goal, host=host, family=family, ports=ports)
+    if plain:
         _plain[kind, family, offer] = made
-        return made
+    return made
 
 
 def bind(what: Bind, port: int) -> Handle:
@@ -130,7 +141,13 @@ def _addresses(hosts: str | Sequence[str] | None, family: int | None) -> tuple[A
     if not hosts:
         return (_wildcard(family),)
     names = (hosts,) if isinstance(hosts, str) else hosts
-    return tuple(dict.fromkeys(found for name in names for found in _resolved(name, family)))
+    found = dict.fromkeys(address for name in names for address in _resolved(name, family))
+    # One that another covers would only be refused by it.
+    return tuple(
+        one
+        for one in found
+        if not any(one != other and covers(_scope(other), _scope(one)) for other in found)
+    )
 
 
 def _wildcard(family: int | None) -> Address:
@@ -140,14 +157,17 @@ def _wildcard(family: int | None) -> Address:
 
 
 def _resolved(host: str, family: int | None) -> Iterator[Address]:
-    if host == "::":
-        yield _ANY if family is None and backend.dual_stack() else _ANY_IPV6
+    if not isinstance(host, str):
+        raise UsageError(f"host={host!r} is no host name or address, which is a str")
+    if host == "::" and family is None and backend.dual_stack():
+        yield _ANY
         return
     try:
         answers = socket.getaddrinfo(host, None, family or 0, socket.SOCK_STREAM)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        why = error.strerror if isinstance(error, socket.gaierror) else "no valid host name"
         raise UsageError(
-            f"host={host!r} is not known here ({error.strerror}); give an address of this machine"
+            f"host={host!r} is not known here ({why}); give an address of this machine"
         ) from error
     found = [
         Address(int(own), str(sockaddr[0]), tuple(map(int, sockaddr[2:])), own == _AF_INET6)
@@ -155,21 +175,31 @@ def _resolved(host: str, family: int | None) -> Iterator[Address]:
         if own in (_AF_INET, _AF_INET6)
     ]
     # `localhost` means ::1 too, also where IPv6 is off: such an address is nobody's.
-    yield from found if len(found) == 1 else filter(_is_local, found)
+    local = found if len(found) == 1 else list(filter(_is_local, found))
+    if not local:
+        raise UsageError(
+            f"host={host!r} is no address of this machine or network namespace, but "
+            f"{', '.join(address.host for address in found)}; `ip address` lists them"
+        )
+    yield from local
 
 
 def _is_local(address: Address) -> bool:
     try:
         bind(Bind("tcp", _STREAM, address), 0).close()
     except OSError as error:
-        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EADDRINUSE):
             raise
-        return False
+        # EADDRINUSE: it is ours, only the ephemeral range is full.
+        return error.errno == errno.EADDRINUSE
     return True
 
 
 def _checked(ports: Iterable[int]) -> array[int]:
-    numbers = sorted({_port_number(port) for port in ports})
+    try:
+        numbers = sorted({_port_number(port) for port in ports})
+    except TypeError:
+        raise UsageError(f"ports={ports!r} is no set of ports; write ports=[8080]") from None
     if not numbers:
         raise UsageError("ports= names no port; leave it out for any port")
     return array("H", numbers)
@@ -177,9 +207,9 @@ def _checked(ports: Iterable[int]) -> array[int]:
 
 def _port_number(port: object) -> int:
     try:
-        number = port.__index__()  # type: ignore[attr-defined]
-    except AttributeError:
+        number = index(port)  # type: ignore[arg-type] # whether it is one, it says itself
+    except TypeError:
         raise UsageError(f"ports= holds {port!r}, which is no number") from None
     if not 0 < number <= _pool.MAX_PORT:
         raise UsageError(f"ports= holds {number}; a port is a number from 1 to {_pool.MAX_PORT}")
-    return int(number)
+    return number

@@ -37,8 +37,11 @@ class Backend(Protocol):
         board, a handle that does nothing.
         """
 
-    def published(self, port: int | None = None) -> list[bytes]:
-        """The names that are published in this network namespace: all, or those of one port."""
+    def published(self) -> list[bytes]:
+        """All names that are published in this network namespace."""
+
+    def published_for(self, port: int) -> list[bytes]:
+        """Those that begin with this port; one may be missed while others come and go."""
 
     def guard(self, transport: str, port: int) -> Closable | None:
         """Take the guard of a port; None when somebody has it."""

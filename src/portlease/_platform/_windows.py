@@ -35,6 +35,7 @@ __all__ = [
     "offer",
     "publish",
     "published",
+    "published_for",
     "rules",
     "withdraw",
 ]
@@ -79,9 +80,9 @@ def dual_stack() -> bool:
         try:
             bind(int(socket.AF_INET6), int(socket.SOCK_STREAM), ("::", 0), v6only=False).close()
         except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EADDRINUSE):
                 raise
-            _Seen.dual_stack = False
+            _Seen.dual_stack = error.errno == errno.EADDRINUSE
         else:
             _Seen.dual_stack = True
     return _Seen.dual_stack
@@ -93,7 +94,12 @@ def publish(name: bytes) -> Closable | None:
     return NoRow()
 
 
-def published(port: int | None = None) -> list[bytes]:
+def published() -> list[bytes]:
+    """There is no board to read."""
+    return []
+
+
+def published_for(port: int) -> list[bytes]:
     """There is no board to read."""
     del port
     return []
