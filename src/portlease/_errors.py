@@ -12,6 +12,8 @@ pickled: they cross the process boundary of pytest-xdist and of :mod:`multiproce
 
 from __future__ import annotations
 
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +37,7 @@ class PortleaseError(Exception):
             setattr(self, name, value)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self._facts))
+        return (_rebuild, (type(self), self.message, self._facts), self.__dict__)
 
 
 def _rebuild(
@@ -75,6 +77,7 @@ class PrivilegeError(PortleaseError, PermissionError):
     """The port is below the first that this user may bind (``ip_unprivileged_port_start``)."""
 
     port: int
+    errno = errno.EACCES
 
 
 class ResourceLimitError(PortleaseError):
@@ -106,3 +109,4 @@ class ServerTimeoutError(ServerError, TimeoutError):
     """The server lived, but did not listen on its leased port in time."""
 
     timeout_s: float
+    errno = errno.ETIMEDOUT

@@ -29,8 +29,8 @@ _NOT_OUR_ADDRESS: Final = (
 
 def raise_explained(error: OSError, port: int) -> NoReturn:
     """Raise the error of ours that says what *error* means for a lease, or *error* itself."""
-    if error.errno == errno.EACCES:
-        first = backend.rules().first_unprivileged
+    first = backend.rules().first_unprivileged if error.errno == errno.EACCES else 0
+    if port < first:  # at any other port it is a security module's word, which we cannot explain
         raise PrivilegeError(
             f"port {port} is below {first}, the first that an ordinary user may bind; "
             f"take one from {first} on, or lower net.ipv4.ip_unprivileged_port_start, or give the "

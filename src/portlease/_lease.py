@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import sys
 import time
@@ -39,9 +40,64 @@ if TYPE_CHECKING:
 # How long a foreign row may stand on our own port before we call its owner stuck. A taker is there
 # for microseconds; one that was stopped in that moment (SIGSTOP, a debugger) stays.
 _STUCK_S: Final = 2.0
+_CHILD_PATIENCE_S: Final = 1.0
+# How long a copy of a socket that we have closed may live in a child that another thread has just
+# forked: until its exec, 1 to 5 ms on a busy machine of two cores.
+_COPIES_S: Final = 0.1
+_COPIES_PAUSE_S: Final = 1e-4
 
-live: dict[int, list[ref[Lease]]] = {}
-"""The live leases of this process, by port; several only on different addresses or transports."""
+
+class Grip:
+    """What a lease has of the kernel, and says about itself; :class:`Lease` is its handle."""
+
+    __slots__ = (
+        "__weakref__",
+        "born",
+        "by",
+        "guards",
+        "holds",
+        "over",
+        "port",
+        "row",
+        "state",
+        "wish",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - its parts
+        self,
+        port: int,
+        wish: Wish,
+        row: Closable,
+        holds: list[tuple[Bind, Handle]],
+        born: str,
+        by: By,
+    ) -> None:
+        self.port = port
+        self.wish = wish
+        self.row = row
+        self.holds = holds
+        self.guards: dict[str, Closable] = {}
+        self.born = born
+        self.by = by
+        self.state = HELD
+        self.over = False
+        """Whether all of release() has been done; an interrupt may come anywhere in it."""
+
+    def close(self) -> None:
+        """Give everything back to the kernel; may be called again."""
+        self.row.close()  # the row goes first: no row may outlive its lease
+        for _, hold in self.holds:
+            hold.close()
+        for guard in self.guards.values():
+            guard.close()
+
+
+live: dict[int, list[ref[Grip]]] = {}
+"""The live leases of this process, by port; several only on different addresses or transports.
+
+Weak, so that a lease whose release() was interrupted (Ctrl-C, an alarm) is closed all the same,
+when nobody knows it any more.
+"""
 
 
 class Lease:
@@ -55,74 +111,49 @@ class Lease:
     and leaving the block do nothing.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_by",
-        "_guards",
-        "_holds",
-        "_owner",
-        "_row",
-        "_since_ms",
-        "_state",
-        "_wish",
-        "port",
-    )
+    __slots__ = ("_grip", "_owner", "port")
 
     port: int
     """The port number, a plain int; stays readable after release."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - private: lease() is the way in
-        self,
-        port: int,
-        wish: Wish,
-        row: Closable,
-        holds: list[tuple[Bind, Handle]],
-        since_ms: int,
-        by: By,
-    ) -> None:
-        self.port = port
-        self._wish = wish
-        self._by = by
-        self._since_ms = since_ms
-        self._row = row
-        self._holds = holds
-        self._guards: dict[str, Closable] = {}
-        self._state = HELD
+    def __init__(self, grip: Grip) -> None:
+        self.port = port = grip.port
+        self._grip = grip
         self._owner = getpid()
         if port in live:
-            live[port].append(ref(self))
+            live[port].append(ref(grip))
         else:
-            live[port] = [ref(self)]
+            live[port] = [ref(grip)]
 
     @property
     def kind(self) -> Kind:
         """``"tcp"``, ``"udp"`` or ``"both"``."""
-        return self._wish.kind
+        return self._grip.wish.kind
 
     @property
     def label(self) -> str | None:
         """As it was given to :func:`portlease.lease`."""
-        return self._by[0]
+        return self._grip.by[0]
 
     @property
     def host(self) -> str | Sequence[str] | None:
         """The host or hosts that were asked for; None is every address."""
-        return self._wish.host
+        return self._grip.wish.host
 
     @property
     def scope(self) -> str:
         """What the hold covers: ``"*"`` (every IPv4 and IPv6 address), a wildcard, or addresses."""
-        return self._wish.scope
+        return self._grip.wish.scope
 
     @property
     def since(self) -> float:
         """When it was taken, in seconds since the epoch, to the millisecond."""
-        return self._since_ms / 1000
+        return since(self._grip.born)
 
     @property
     def state(self) -> State:
         """Where it stands; who can take the port there is in :mod:`portlease._states`."""
-        return self._state if self._owner == getpid() else RELEASED
+        return self._grip.state if self._owner == getpid() else RELEASED
 
     def offer(self) -> None:
         """HELD -> OFFERED: let a server that sets SO_REUSEADDR bind beside the hold.
@@ -133,39 +164,32 @@ class Lease:
             LeaseStateError: the lease is not HELD.
             UsageError: UDP, or an operating system, where no hold can be shared.
         """
-        with _platform.spawn_lock:
-            new = self._after("offer")
-            if self.kind == "udp" or not backend.CAN_OFFER:
-                what = "a UDP hold" if self.kind == "udp" else f"a hold on {sys.platform}"
-                raise UsageError(
-                    f"{what} cannot be shared with a server: port {self.port} stays HELD; "
-                    "use step_aside() instead"
-                )
-            with self._republished(new):
-                if self.kind == "both":
-                    self._vacate("udp")
-                for bind, hold in self._holds:
-                    if bind.transport == "tcp":
-                        backend.offer(hold)
-            self._state = new
+        if self.kind == "udp" or not backend.CAN_OFFER:
+            what = "a UDP hold" if self.kind == "udp" else f"a hold on {sys.platform}"
+            raise UsageError(
+                f"{what} cannot be shared with a server: port {self.port} stays {self.state}; "
+                "use step_aside() instead"
+            )
+        with _platform.spawn_lock, self._moving("offer"):
+            if self.kind == "both":
+                self._vacate("udp")
+            for hold in self._tcp_holds():
+                backend.offer(hold)
 
     def withdraw(self) -> None:
         """OFFERED -> HELD: no more binds beside the hold.
 
-        Not guaranteed: a server that bound in the meantime stays where it is.
+        Not guaranteed: a server that bound in the meantime stays where it is; and if it set
+        SO_REUSEPORT, another of the same user that sets it can still join it.
 
         Raises:
             LeaseStateError: the lease is not OFFERED.
             PortUnavailableError: ``kind="both"`` and somebody has the UDP port; still OFFERED.
         """
-        with _platform.spawn_lock:
-            new = self._after("withdraw")
-            with self._republished(new):
-                self._reoccupy()
-                for bind, hold in self._holds:
-                    if bind.transport == "tcp":
-                        backend.withdraw(hold)
-            self._state = new
+        with _platform.spawn_lock, self._moving("withdraw"):
+            self._reoccupy()
+            for hold in self._tcp_holds():
+                backend.withdraw(hold)
 
     def step_aside(self) -> None:
         """HELD or OFFERED -> GUARDED: free the port for a server that needs it to itself.
@@ -178,11 +202,8 @@ class Lease:
             LeaseStateError: the lease is neither HELD nor OFFERED.
             PortUnavailableError: another lease has the guard, or asks for this port and is stuck.
         """
-        with _platform.spawn_lock:
-            new = self._after("step_aside")
-            with self._republished(new):
-                self._vacate("tcp", "udp")
-            self._state = new
+        with _platform.spawn_lock, self._moving("step_aside"):
+            self._vacate("tcp", "udp")
 
     def take_back(self) -> None:
         """GUARDED -> HELD: bind the port again.
@@ -191,11 +212,8 @@ class Lease:
             LeaseStateError: the lease is not GUARDED.
             PortUnavailableError: somebody has the port; it says who. The lease stays GUARDED.
         """
-        with _platform.spawn_lock:
-            new = self._after("take_back")
-            with self._republished(new):
-                self._reoccupy()
-            self._state = new
+        with _platform.spawn_lock, self._moving("take_back"):
+            self._reoccupy()
 
     def listen(self, backlog: int = 128) -> socket.socket:
         """HELD or OFFERED -> HANDED_OVER: the hold itself, listening.
@@ -244,25 +262,16 @@ class Lease:
         if self._owner != getpid():
             return
         with _platform.spawn_lock:
-            if self._state is RELEASED:
+            grip = self._grip
+            if grip.over:
                 return
-            self._state = RELEASED
-            self._close()
-            others = live[self.port]
-            if len(others) == 1:
-                del live[self.port]
-            else:
-                others.remove(ref(self))
+            grip.state = RELEASED
+            grip.close()
+            _forget(grip)
+            grip.over = True
 
-    def _close(self) -> None:
-        self._row.close()  # the row goes first: no row may outlive its lease
-        for _, hold in self._holds:
-            hold.close()
-        for guard in self._guards.values():
-            guard.close()
-        self._holds, self._guards = [], {}
-
-    def _after(self, action: str) -> State:
+    def _moving(self, action: str) -> _Moving:
+        """The change of state that *action* is; raises if it is not allowed. Needs the lock."""
         if self._owner != getpid():
             raise LeaseStateError(
                 f"cannot {action}() the lease of port {self.port} here: it belongs to process "
@@ -271,14 +280,15 @@ class Lease:
                 state=str(RELEASED),
                 action=action,
             )
-        return after(self._state, action)
+        return _Moving(self._grip, action)
 
-    def _republished(self, state: State) -> _Republished:
-        return _Republished(self, state)
+    def _tcp_holds(self) -> list[Handle]:
+        return [hold for bind, hold in self._grip.holds if bind.transport == "tcp"]
 
     def _vacate(self, *transports: str) -> None:
         """Take the guards, wait out the takers, close the holds."""
-        going = [part for part in self._holds if part[0].transport in transports]
+        grip = self._grip
+        going = [part for part in grip.holds if part[0].transport in transports]
         guards: dict[str, Closable] = {}
         try:
             for transport in dict.fromkeys(bind.transport for bind, _ in going):
@@ -290,15 +300,41 @@ class Lease:
             if isinstance(error, OSError):
                 _explain.raise_explained(error, self.port)
             raise
-        self._guards.update(guards)
-        for part in going:
-            self._holds.remove(part)
-            part[1].close()
+        grip.guards.update(guards)
+        grip.holds = [part for part in grip.holds if part not in going]
+        for _, hold in going:
+            hold.close()
+        for bind, _ in going:
+            self._wait_for_copies(bind)
+
+    def _wait_for_copies(self, bind: Bind) -> None:
+        """Wait until a child that another thread has just forked is past its exec.
+
+        Until then it has a copy of the hold, and the server that we step aside for would fail. Who
+        still has the port after that is none of ours; the server will say so.
+        """
+        try:
+            self._bind_patiently(bind).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+    def _bind_patiently(self, bind: Bind) -> Handle:
+        give_up = time.monotonic() + _COPIES_S
+        while True:
+            try:
+                return _wish.bind(bind, self.port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > give_up:
+                    raise
+            time.sleep(_COPIES_PAUSE_S)
 
     def _guard(self, transport: str) -> Closable:
-        guard = backend.guard(transport, self.port)
-        if guard is None:
-            raise self._unavailable("another lease of the number is guarded already")
+        give_up = time.monotonic() + _COPIES_S
+        while (guard := backend.guard(transport, self.port)) is None:
+            if time.monotonic() > give_up:
+                raise self._unavailable("another lease of the number is guarded already")
+            time.sleep(_COPIES_PAUSE_S)
         return guard
 
     def _wait_for_takers(self) -> None:
@@ -325,59 +361,57 @@ class Lease:
             for row in rows
             # A taker's row is HELD or OFFERED from the start.
             if row.state in (HELD, OFFERED)
-            and (row.pid, row.since) != (getpid(), self.since)
+            and (row.pid, row.born) != (getpid(), self._grip.born)
             and (row.kind == self.kind or "both" in (row.kind, self.kind))
             and _registry.overlap(row.scope, self.scope)
         ]
 
     def _reoccupy(self) -> None:
         """Bind what is not held, exclusively, then drop the guards."""
-        held = [bind for bind, _ in self._holds]
+        grip = self._grip
+        held = [bind for bind, _ in grip.holds]
         back: list[tuple[Bind, Handle]] = []
         try:
-            for bind in (bind for bind in self._wish.binds if bind not in held):
-                back.append((bind, _wish.bind(bind, self.port)))  # noqa: PERF401 - see except
+            for bind in (bind for bind in grip.wish.binds if bind not in held):
+                back.append((bind, self._bind_patiently(bind)))  # noqa: PERF401 - see except
         except OSError as error:
             for _, hold in back:
                 hold.close()
             if error.errno != errno.EADDRINUSE:
                 _explain.raise_explained(error, self.port)
             raise self._unavailable("") from error
-        self._holds += back
-        guards, self._guards = self._guards, {}
+        grip.holds += back
+        guards, grip.guards = grip.guards, {}
         for guard in guards.values():
             guard.close()
 
     def _hand_over(
         self, action: str, backlog: int | None, *, several: bool = False
     ) -> tuple[socket.socket, ...]:
-        with _platform.spawn_lock:
-            new = self._after(action)
-            if len(self._wish.binds) > 1 and not several:
+        grip = self._grip
+        with _platform.spawn_lock, self._moving(action):
+            if len(grip.wish.binds) > 1 and not several:
                 raise UsageError(
-                    f"port {self.port} is held by {len(self._wish.binds)} sockets (kind "
+                    f"port {self.port} is held by {len(grip.wish.binds)} sockets (kind "
                     f"{self.kind!r}, {self.scope}); use hand_over_all()"
                 )
-            if self.kind == "both" and self._state is OFFERED:
-                self._reoccupy()
-            with self._republished(new):
-                for bind, hold in self._holds:
-                    if bind.transport == "tcp":
-                        backend.withdraw(hold)
-                    if backlog is not None:
-                        self._listen(hold, backlog)
-            self._state = new
-            holds, self._holds = self._holds, []
-        return tuple(
-            _as_new(socket.socket(bind.address.family, bind.socktype, 0, hold.detach()))
-            for bind, hold in holds
-        )
+            self._reoccupy()  # the UDP part of a lease of both kinds, if it has stepped aside
+            for hold in self._tcp_holds():
+                backend.withdraw(hold)
+                if backlog is not None:
+                    self._listen(hold, backlog)
+            sockets = tuple(
+                socket.socket(bind.address.family, bind.socktype, 0, hold.detach())
+                for bind, hold in grip.holds
+            )
+            grip.holds = []
+        return tuple(map(_as_new, sockets))
 
     def _listen(self, hold: Handle, backlog: int) -> None:
         try:
             hold.listen(backlog)
         except OSError as error:
-            if self._state is OFFERED:
+            if self._grip.state is OFFERED:
                 backend.offer(hold)
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -428,11 +462,11 @@ class Lease:
 
     def __del__(self) -> None:
         # A lease whose __init__ never ran (`Lease()` raises TypeError) has no owner.
-        if getattr(self, "_owner", None) != getpid() or self._state is RELEASED:
+        if getattr(self, "_owner", None) != getpid() or self._grip.over:
             return
-        if self._state is not HANDED_OVER:
-            _, file, line = self._by
-            try:
+        try:
+            if self._grip.state not in (HANDED_OVER, RELEASED):
+                _, file, line = self._grip.by
                 warn(
                     f"lease of port {self.port} was never released; it was taken at {file}:{line}. "
                     "Use it in a with block, or call release()",
@@ -440,37 +474,52 @@ class Lease:
                     stacklevel=2,
                     source=self,
                 )
-            finally:  # also where warnings are errors
-                self.release()
-        else:
+        finally:  # also where warnings are errors
             self.release()
 
 
-class _Republished:
-    """Shows the new state's row before the change and takes the old one down after it.
+class _Moving:
+    """A change of state: shows the new row before it, takes the old one down after it.
 
     So there is always a row; if the change fails, the new one goes and the old one stays.
     """
 
-    __slots__ = ("_lease", "_row")
+    __slots__ = ("_action", "_grip", "_row", "_state")
 
-    def __init__(self, lease: Lease, state: State) -> None:
-        row = publish(lease.port, lease._wish, state, lease._since_ms, lease.label)
+    def __init__(self, grip: Grip, action: str) -> None:
+        self._grip = grip
+        self._action = action
+        self._state = after(grip.state, action)
+        row = publish(grip.port, grip.wish, self._state, grip.born, grip.by[0])
         if row is None:
             raise PortleaseError(
-                f"the row of port {lease.port} in state {state} is published already, though this "
-                "process never did; something imitates portlease in this network namespace",
-                port=lease.port,
+                f"the row of port {grip.port} in state {self._state} is published already, though "
+                "this process never did; something imitates portlease in this network namespace",
+                port=grip.port,
             )
-        self._lease = lease
         self._row = row
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, _: object
+    ) -> None:
+        grip = self._grip
+        if grip.state is RELEASED:  # by a signal handler, in the midst of it
+            self._row.close()
+            grip.close()
+            if kind is None or issubclass(kind, (OSError, PortleaseError)):
+                raise LeaseStateError(
+                    f"the lease of port {grip.port} was released while {self._action}() was under "
+                    "way, by a signal handler; it is over",
+                    state=str(RELEASED),
+                    action=self._action,
+                ) from value
+            return
         if kind is None:
-            self._lease._row, self._row = self._row, self._lease._row
+            grip.row, self._row = self._row, grip.row
+            grip.state = self._state
         self._row.close()
 
 
@@ -514,15 +563,18 @@ class LeaseGroup(tuple["Lease", ...]):
         self.release()
 
 
-def publish(
-    port: int, wish: Wish, state: State, since_ms: int, label: str | None
-) -> Closable | None:
+def since(born: str) -> float:
+    """The birth of a lease in seconds since the epoch."""
+    return int(born.partition(".")[0], 16) / 1000
+
+
+def publish(port: int, wish: Wish, state: State, born: str, label: str | None) -> Closable | None:
     """Put a lease's row on the board; None if this very row is there already.
 
     Raises:
         ResourceLimitError: no descriptor is left for it.
     """
-    name = _registry.encode(port, wish.kind, state, since_ms, wish.scope, label)
+    name = _registry.encode(port, wish.kind, state, born, wish.scope, label)
     try:
         return backend.publish(name)
     except OSError as error:
@@ -535,34 +587,81 @@ def own_leases() -> list[LeaseInfo]:
         uid = None
     else:
         uid = os.getuid()
+    command = " ".join(sys.argv)
     return [
         _registry.LeaseInfo(
-            one.port,
-            one.kind,
-            one.state,
-            one.scope,
-            os.getpid(),
+            grip.port,
+            grip.wish.kind,
+            grip.state,
+            grip.wish.scope,
+            getpid(),
             uid,
-            " ".join(sys.argv),
-            one.label,
-            one.since,
+            command,
+            grip.by[0],
+            since(grip.born),
         )
-        for one in _alive()
-        if one.state is not RELEASED
+        for grip in _alive()
     ]
 
 
-def _close_copies() -> None:
-    """In a forked child: the parent owns them all."""
-    for one in _alive():
-        one._close()
+def _alive() -> list[Grip]:
+    return [
+        grip
+        for known in list(live.values())
+        for alive in list(known)
+        if (grip := alive()) is not None
+    ]
+
+
+def _forget(grip: Grip) -> None:
+    left = [alive for alive in live.pop(grip.port, ()) if alive() not in (None, grip)]
+    if left:
+        live[grip.port] = left
+
+
+class _Fork:
+    """The pipe on which a forked child says, by closing it, that our sockets are ours alone."""
+
+    pipe: tuple[int, int] | None = None
+
+
+def _before_fork() -> None:
+    _platform.spawn_lock.acquire()
+    try:
+        _Fork.pipe = os.pipe() if live else None
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        _Fork.pipe = None  # then the copies in the child last until it runs
+
+
+def _after_fork_in_parent() -> None:
+    if _Fork.pipe is not None:
+        reader, writer = _Fork.pipe
+        os.close(writer)
+        # Until then a port that we release is still bound by the copy in the child. A child that
+        # a debugger stops before it has run is not waited for any longer.
+        select.select([reader], [], [], _CHILD_PATIENCE_S)
+        os.close(reader)
+    _platform.spawn_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """The parent owns them all: close the copies."""
+    for grip in _alive():
+        grip.state = RELEASED
+        grip.close()
     live.clear()
-
-
-def _alive() -> list[Lease]:
-    return [one for known in list(live.values()) for alive in known if (one := alive()) is not None]
+    if _Fork.pipe is not None:
+        for end in _Fork.pipe:
+            os.close(end)
 
 
 if hasattr(os, "register_at_fork"):
-    # The parent's lock was renewed first: hooks run in the order of their registration.
-    os.register_at_fork(after_in_child=_close_copies)
+    # `before` hooks run in the opposite order of their registration, the others in that order: the
+    # lock, registered first, is taken again inside of ours, and is a new one in the child.
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

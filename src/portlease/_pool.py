@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from math import gcd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ BROWSERS_REFUSE: Final = frozenset(
     {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6679, 6697, 10080}
     | set(range(6665, 6670))
 )
-# Random draws before the pool is swept from end to end: at half occupancy 32 draws all miss once
-# in 4 thousand million takes.
-_RANDOM_DRAWS: Final = 32
 
 
 class Rules:
@@ -119,16 +117,19 @@ def pick(ports: array[int]) -> int:
 
 
 def draw(ports: array[int]) -> Iterator[int]:
-    """Yield ports in random order: first a few independent draws, then every one once."""
+    """Yield every one of *ports* once, from a random start on, in steps of a random stride.
+
+    Two processes that sweep the same ports at once so do not run into each other all the way.
+    """
     count = len(ports)
     if not count:
         return
-    if count > _RANDOM_DRAWS:
-        for _ in range(_RANDOM_DRAWS):
-            yield pick(ports)
     start = _word() % count
+    stride = 1 + _word() % count
+    while gcd(stride, count) != 1:
+        stride += 1
     for index in range(count):
-        yield ports[(start + index) % count]
+        yield ports[(start + index * stride) % count]
 
 
 def draw_blocks(

@@ -5,7 +5,10 @@ keeps a list, so no list can be stale: the kernel drops the row with its owner. 
 owner says; on a machine shared with liars, compare it with ``ss``. Elsewhere the board is empty and
 ``leases()`` knows this process's own leases only.
 
-A row reads ``PORT/KIND/STATE/PID/PIDNS/SINCE/SCOPE/LABEL``, 95 bytes at the most.
+A row reads ``PORT/KIND/STATE/PID/PIDNS/BIRTH.SERIAL/SCOPE/LABEL``, 95 bytes at the most. BIRTH (the
+millisecond and a number) is the lease's for life. SERIAL makes every row a new name: a child that
+another thread has just forked has a copy of the old one until its exec, and no name can be bound
+twice.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import namedtuple
+from itertools import count
 from os import getpid
+from time import time_ns
 
 from portlease._platform import backend
+from portlease._pool import MAX_PORT
 from portlease._states import State
 
 TYPE_CHECKING = False
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
         kind: str
         state: State
         pid: int | None
+        born: str
         since: float
         scope: str
         label: str | None
@@ -53,7 +60,7 @@ if TYPE_CHECKING:
         since: float
 else:
     # collections.namedtuple, because importing `typing` would double the cost of our own import.
-    Row = namedtuple("Row", "port kind state pid since scope label")  # noqa: PYI024
+    Row = namedtuple("Row", "port kind state pid born since scope label")  # noqa: PYI024
     LeaseInfo = namedtuple(  # noqa: PYI024
         "LeaseInfo", "port kind state host pid uid command label since"
     )
@@ -63,6 +70,9 @@ NAME_BYTES: Final = 95
 _KINDS: Final = {"t": "tcp", "u": "udp", "b": "both"}
 _STATES: Final = {state.letter: state for state in State}
 _KIND_LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
+
+
+_serial: Final = count()
 
 
 class _Here:
@@ -85,16 +95,22 @@ def _where() -> type[_Here]:
     return _Here
 
 
+def birth() -> str:
+    """What tells a lease of this process from all others: when it was born, and a number."""
+    return f"{time_ns() // 1_000_000:x}.{next(_serial):x}"
+
+
 def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
-    port: int, kind: str, state: State, since_ms: int, scope: str, label: str | None
+    port: int, kind: str, state: State, born: str, scope: str, label: str | None
 ) -> bytes:
-    """The row of a lease of this process."""
-    head = f"{port}/{_KIND_LETTERS[kind]}/{state.letter}/{_where().middle}/{since_ms:x}/{scope}/"
+    """A row of a lease of this process, never twice the same."""
+    here = _where().middle
+    head = f"{port}/{_KIND_LETTERS[kind]}/{state.letter}/{here}/{born}.{next(_serial):x}/{scope}/"
     if label is None and len(head) <= NAME_BYTES:
         return head.encode()
     if len(head) > NAME_BYTES:
         # Only a lease on many given hosts: what it covers is then told as a whole.
-        return encode(port, kind, state, since_ms, "*", label)
+        return encode(port, kind, state, born, "*", label)
     tail = _printable(label or "").encode("utf-8", "surrogatepass")
     room = NAME_BYTES - len(head)
     if len(tail) > room:
@@ -119,20 +135,24 @@ def decode(name: bytes) -> Row | None:
     fields = name.decode("utf-8", "ignore").split("/", 7)
     if len(fields) != 8:  # noqa: PLR2004 - see the module's docstring
         return None
-    port, kind, state, pid, pid_namespace, since, scope, label = fields
+    port, kind, state, pid, pid_namespace, birth_and_serial, scope, label = fields
     try:
-        here = pid_namespace == _where().pid_namespace
-        return Row(
+        born, _, serial = birth_and_serial.rpartition(".")
+        since_ms, number = (int(part, 16) for part in born.split("."))
+        row = Row(
             int(port),
             _KINDS[kind],
             _STATES[state],
-            int(pid) if here else None,
-            int(since, 16) / 1000,
+            int(pid) if pid_namespace == _where().pid_namespace else None,
+            born,
+            since_ms / 1000,
             scope,
             (_unprintable(label) if "%" in label else label) or None,
         )
-    except (KeyError, ValueError):
+        written_by_us = 0 < row.port <= MAX_PORT and min(int(serial, 16), number, since_ms) >= 0
+    except (KeyError, ValueError, OverflowError):
         return None
+    return row if written_by_us else None
 
 
 def _unprintable(label: str) -> str:
@@ -169,7 +189,7 @@ def rows() -> list[Row]:
 
 def _displaces(older: Row, younger: Row) -> bool:
     """Whether *younger* is *older* again, or a taker's that *older* will be refused for."""
-    if (older.pid, older.since) == (younger.pid, younger.since):
+    if (older.pid, older.born) == (younger.pid, younger.born):
         return True
     # Of a port that was handed over, and whose new owner closed it, a new lease may be real.
     return older.state is not State.HANDED_OVER and same_ground(older, younger)

@@ -26,7 +26,6 @@ import socket
 import sys
 from array import array
 from collections import deque
-from time import time_ns
 
 from portlease import _explain, _platform, _pool, _wish
 from portlease._errors import (
@@ -35,8 +34,9 @@ from portlease._errors import (
     PrivilegeError,
     UsageError,
 )
-from portlease._lease import Lease, LeaseGroup, live, publish
+from portlease._lease import Grip, Lease, LeaseGroup, live, publish
 from portlease._platform import backend
+from portlease._registry import birth
 from portlease._states import GUARDED, OFFERED, State
 from portlease._wish import Wish
 from portlease._wish import wish as wished
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 # find_unused_port() cannot know when its caller has bound: a port stays guarded while this many
 # later ones are asked for, at two descriptors each.
 _GUARDED_PORTS: Final = 64
+_QUICK_DRAWS: Final = 32
 _PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 
@@ -152,9 +153,7 @@ def lease_block(  # noqa: PLR0913
     The other options and the errors are those of :func:`lease`.
     """
     _checked_count(n)
-    offsets = tuple(offsets)
-    if not offsets or not all(isinstance(one, int) and one >= 0 for one in offsets):
-        raise UsageError(f"offsets={offsets!r} must be numbers from 0 on, one at least")
+    offsets = _checked_offsets(tuple(offsets))
     steps = [offset + i for offset in offsets for i in range(n)]
     if len(set(steps)) != len(steps):
         raise UsageError(
@@ -208,15 +207,16 @@ def _take(wish: Wish, by: By) -> Lease:
     if wish.named is not None:
         return _take_named(wish.named, wish, by)
     pool = _candidates()
-    # The first draw nearly always succeeds; the generator below would cost it a microsecond.
-    if pool and (port := _pool.pick(pool)) not in live and (one := _try(port, wish, by)):
-        return one
+    # Nearly always one of the first draws succeeds; and of our own ports we know that they do not.
+    for _ in range(_QUICK_DRAWS if pool else 0):
+        if (port := _pool.pick(pool)) not in live and (one := _try(port, wish, by)) is not None:
+            return one
     tried = 0
     rules = backend.rules()
     for source in (pool, _pool.last_resort(rules)):
         for port in _pool.draw(source):
             tried += 1
-            if port not in live and (one := _try(port, wish, by)) is not None:
+            if (one := _try(port, wish, by)) is not None:
                 return one
     low, high = rules.ephemeral
     raise PortsExhaustedError(
@@ -240,9 +240,9 @@ def _take_named(ports: array[int], wish: Wish, by: By) -> Lease:
 
 def _try(port: int, wish: Wish, by: By) -> Lease | None:
     """Take this very port, or None if it is busy."""
-    since_ms = time_ns() // 1_000_000
+    born = birth()
     with _platform.spawn_lock:  # no fork may copy a socket that no lease knows of yet
-        row = publish(port, wish, wish.born, since_ms, by[0])
+        row = publish(port, wish, wish.born, born, by[0])
         if row is None:
             return None
         holds: list[tuple[Bind, Handle]] = []
@@ -259,11 +259,12 @@ def _try(port: int, wish: Wish, by: By) -> Lease | None:
             if error.errno != errno.EADDRINUSE:
                 _explain.raise_explained(error, port)
             return None
-        one = Lease(port, wish, row, holds, since_ms, by)
+        grip = Grip(port, wish, row, holds, born, by)
+        one = Lease(grip)
         if wish.born is OFFERED:
             for _, hold in holds:
                 backend.offer(hold)
-            one._state = OFFERED
+            grip.state = OFFERED
     return one if wish.born is wish.goal or _reached(one, wish.goal) else None
 
 
@@ -316,10 +317,16 @@ def _candidates() -> array[int]:
     return _Pool.ports
 
 
-def _checked_count(n: int) -> int:
+def _checked_count(n: object) -> None:
     if not isinstance(n, int) or n < 1:
         raise UsageError(f"n={n!r} is no number of ports; ask for one at least")
-    return n
+
+
+def _checked_offsets(offsets: tuple[object, ...]) -> tuple[int, ...]:
+    numbers = tuple(one for one in offsets if isinstance(one, int) and one >= 0)
+    if not numbers or len(numbers) < len(offsets):
+        raise UsageError(f"offsets={offsets!r} must be numbers from 0 on, one at least")
+    return numbers
 
 
 def _by(label: str | None) -> By:

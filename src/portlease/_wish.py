@@ -7,7 +7,7 @@ import socket
 from _operator import index
 from array import array
 
-from portlease import _explain, _pool
+from portlease import _explain, _platform, _pool
 from portlease._errors import UsageError
 from portlease._platform import backend
 from portlease._registry import covers
@@ -151,15 +151,20 @@ def _addresses(hosts: str | Sequence[str] | None, family: int | None) -> tuple[A
 
 
 def _wildcard(family: int | None) -> Address:
-    if family == _AF_INET or (family is None and not backend.dual_stack()):
+    if family == _AF_INET or (family is None and not _dual_stack()):
         return _ANY_IPV4
     return _ANY_IPV6 if family == _AF_INET6 else _ANY
+
+
+def _dual_stack() -> bool:
+    with _platform.spawn_lock:  # it binds a socket, which no fork shall copy
+        return backend.dual_stack()
 
 
 def _resolved(host: str, family: int | None) -> Iterator[Address]:
     if not isinstance(host, str):
         raise UsageError(f"host={host!r} is no host name or address, which is a str")
-    if host == "::" and family is None and backend.dual_stack():
+    if host == "::" and family is None and _dual_stack():
         yield _ANY
         return
     try:
@@ -186,7 +191,8 @@ def _resolved(host: str, family: int | None) -> Iterator[Address]:
 
 def _is_local(address: Address) -> bool:
     try:
-        bind(Bind("tcp", _STREAM, address), 0).close()
+        with _platform.spawn_lock:
+            bind(Bind("tcp", _STREAM, address), 0).close()
     except OSError as error:
         if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EADDRINUSE):
             raise

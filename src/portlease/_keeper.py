@@ -1,0 +1,545 @@
+"""The keeper: a small process between us and a server, so that nothing of the server gets away.
+
+``_process_linux.py`` runs this module as the main program of an interpreter of its own,
+``python -I -S -c ... FD SIZE -- COMMAND`` (the command is there for ps(1) alone), and talks to it
+over the socket FD. Linux only.
+
+Theory of operation
+-------------------
+The keeper is a *child subreaper* (PR_SET_CHILD_SUBREAPER, prctl(2)): a descendant whose parent dies
+is adopted by it, however often it forked and whatever session it moved to. From that follow:
+
+- the tree has ended when, and only when, wait(2) says that the keeper has no children;
+- to end it, it is enough to signal the keeper's own children: their children are adopted as they
+  go. The process id of an unreaped child cannot be taken by anybody else, so no signal ever hits a
+  stranger; and parents die before their children, so no supervisor starts a child anew;
+- our side's death, by whatever signal, or its exec, shows as end-of-file on the socket.
+
+Should the keeper itself be killed, the kernel kills the main process (PR_SET_PDEATHSIG); the rest
+of the tree is then beyond reach, which is why the keeper keeps away from everybody's signals: it is
+in a session or a process group of its own, and ignores those of the terminal.
+
+Messages, both ways, are a length of four bytes, big-endian, and then a marshalled tuple (both ends
+are the same interpreter). To the keeper: ``("start", request)``, ``("signal", n, number)``,
+``("stop", number, grace_s)``. From it: ``("started", pid)`` once exec(2) has succeeded, or
+``("failed", stage, errno, path)``, or ``("unable",)`` where there are no subreapers;
+``("exit", status)`` when the main process has been reaped; ``("signalled", n, errno)``;
+``("stuck", processes)``; ``("gone", killed)`` as its last word; and ``("crash", traceback)`` if it
+has a defect.
+
+What is odd here is so for speed, because every served process waits for it: `_signal` and `posix`
+are the built-in halves of `signal` and `os`, and libc is called through `_ctypes` itself. With
+their wrappers the imports alone took 6 ms longer (3.11; a bare ``python -I -S`` takes 7.7).
+For the same reason there is no ``from __future__`` here.
+"""
+
+import sys
+
+assert sys.platform == "linux"  # noqa: S101 - for the type checker: there are no others here
+
+import marshal  # noqa: E402
+import posix  # noqa: E402
+import select  # noqa: E402
+import time  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable
+    from typing import Any, Final, NoReturn, TypedDict
+
+    class Request(TypedDict):
+        """What to run, and how."""
+
+        argv: list[bytes]
+        env: dict[bytes, bytes]
+        cwd: bytes | None
+        group: int | None
+        """None: a session of its own; 0: a process group of its own; else the one to join."""
+        keep_ignored: bool
+        """Leave ignored what was ignored when we were started (nohup), as subprocess does."""
+        pass_fds: list[int]
+
+else:
+    import _signal as signal
+
+PR_SET_PDEATHSIG: "Final" = 1
+PR_SET_NAME: "Final" = 15
+PR_SET_CHILD_SUBREAPER: "Final" = 36
+
+ORPHAN_GRACE_S: "Final" = 1.0
+"""How long the tree has to end by itself once our side is dead."""
+
+TERMINATED_GRACE_S: "Final" = 5.0
+"""The same when somebody sends SIGTERM to the keeper."""
+
+STUCK_AFTER_S: "Final" = 5.0
+"""How long after the first SIGKILL the survivors are reported."""
+
+MOST_REPORTED: "Final" = 100
+
+_LENGTH_BYTES: "Final" = 4
+_FOR_EVER_MS: "Final" = -1
+
+
+# --- prctl --------------------------------------------------------------------------------------
+
+
+def _find_prctl() -> "Callable[[int, int | bytes], int]":
+    import _ctypes  # what ctypes is made of; importing ctypes itself costs 3 ms
+
+    address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type] # as CDLL(None)
+
+    def prctl(option: int, argument: "int | bytes") -> int:
+        return int(_ctypes.call_function(address, (option, argument, 0, 0, 0)))
+
+    return prctl
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def encode(message: "tuple[Any, ...]") -> bytes:
+    """Return *message* as it goes over the socket."""
+    body = marshal.dumps(message)
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+def decode(inbox: bytearray) -> "list[tuple[object, ...]]":
+    """Take every complete message out of *inbox*."""
+    messages = []
+    while len(inbox) >= _LENGTH_BYTES:
+        end = _LENGTH_BYTES + int.from_bytes(inbox[:_LENGTH_BYTES], "big")
+        if len(inbox) < end:
+            break
+        messages.append(marshal.loads(inbox[_LENGTH_BYTES:end]))  # noqa: S302 - from ourselves
+        del inbox[:end]
+    return messages
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[posix.write(fd, data) :]
+
+
+def _read_file(path: str) -> bytes:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        parts = []
+        while part := posix.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        posix.close(fd)
+
+
+# --- /proc --------------------------------------------------------------------------------------
+
+
+def _children() -> list[int]:
+    """Return the process ids of our own children, zombies too."""
+    me = posix.getpid()
+    try:
+        return [int(pid) for pid in _read_file(f"/proc/{me}/task/{me}/children").split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        every = [int(name) for name in posix.listdir("/proc") if name.isdecimal()]
+        return [pid for pid in every if _stat(pid)[2] == me]
+
+
+def _stat(pid: int) -> "tuple[str, str, int]":
+    """Return command, state and parent of *pid*; state X where it no longer exists."""
+    try:
+        text = _read_file(f"/proc/{pid}/stat").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return "", "X", 0
+    command, _, rest = text.partition("(")[2].rpartition(")")
+    state, parent = rest.split()[:2]
+    return command, state, int(parent)
+
+
+# --- the child, between fork and exec -----------------------------------------------------------
+
+
+def _become(request: "Request", ignored: "Iterable[int]") -> "NoReturn":
+    """Turn this forked child into the server; comes back only by an exception."""
+    stage, path = "session", b""
+    try:
+        if request["group"] is None:
+            posix.setsid()
+        else:
+            posix.setpgid(0, request["group"])
+        # (Here is the place for what must be set up in the server's own process: a network
+        # namespace, a seccomp filter. We are single-threaded, and nobody else's signals come.)
+        stage, path = "cwd", request["cwd"] or b""
+        if path:
+            posix.chdir(path)
+        stage, path = "exec", request["argv"][0]
+        _reset_signals(ignored if request["keep_ignored"] else ())
+        _exec(request["argv"], request["env"])
+    except OSError as error:
+        raise _StartError(stage, error.errno, path) from error
+
+
+class _StartError(Exception):
+    """The child did not become the server: stage, errno and path are its arguments."""
+
+
+def _ignored_signals() -> "list[int]":
+    """Return what we were started with as ignored, less what Python itself ignores."""
+    numbers = signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}
+    return [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+
+
+def _reset_signals(ignored: "Iterable[int]") -> None:
+    """Put every signal but the *ignored* to its default, and unblock them all.
+
+    What is ignored stays ignored across exec(2). Python ignores SIGPIPE and SIGXFSZ, and a shell
+    that starts us in the background has SIGINT ignored: a server told to stop by it would not.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _exec(argv: list[bytes], env: "dict[bytes, bytes]") -> "NoReturn":
+    """As execvpe(3): a file that may not be executed is remembered, and the search goes on."""
+    refused: OSError | None = None
+    candidates = [argv[0]]
+    if b"/" not in argv[0]:
+        directories = env.get(b"PATH", b"/bin:/usr/bin").split(b":")
+        candidates = [d.rstrip(b"/") + b"/" + argv[0] if d else argv[0] for d in directories]
+    missing: OSError = FileNotFoundError(2, "not found in an empty PATH")
+    for path in candidates:
+        try:
+            posix.execve(path, argv, env)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            missing = error
+        except OSError as error:
+            refused = refused or error
+    raise refused or missing
+
+
+# --- the keeper ---------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Owns the socket, the main process and whatever it adopts."""
+
+    def __init__(self, control: int) -> None:
+        self._control = control
+        self._parent = posix.getppid()
+        self._inbox = bytearray()
+        self._prctl = _find_prctl()
+        self._main: int | None = None
+        self._main_alive = False
+        self._exec_result: int | None = None
+        """The pipe on which the child says why it could not become the server."""
+        self._exec_answer = b""
+
+        self._terminated = False
+        self._orphaned = False
+        self._deadline: float | None = None
+        self._told: set[int] = set()
+        self._killing: dict[int, str] = {}
+        self._killed: list[tuple[int, str]] = []
+        self._refused: dict[int, int] = {}
+        self._kill_reported = False
+        self._pause_ms = 1
+
+        self.able = self._prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+        if not self.able:  # a kernel that only resembles Linux
+            self._tell("unable")
+            return
+        self._prctl(PR_SET_NAME, b"portlease-keep\0")
+        # A copy of our side's socket in a process that was forked behind Python's back would hide
+        # our side's death. The kernel tells it too, with the death of any *thread* that made us.
+        self._prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
+
+        self._ignored = _ignored_signals()
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._wake = self._handle_signals()
+        self._poll.register(self._wake, select.POLLIN)
+
+    def _handle_signals(self) -> int:
+        """Install the handlers; return the descriptor that is readable after a signal."""
+        reader, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # That a signal came is all we want: what happened is then asked of the kernel.
+        for number in (signal.SIGCHLD, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        for number in (
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+            signal.SIGTSTP,
+            signal.SIGTTIN,
+            signal.SIGTTOU,
+        ):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return reader
+
+    def _on_terminate(self, *_: object) -> None:
+        self._terminated = True
+
+    def run(self) -> None:
+        """Serve until the tree has ended, or until our side is gone and nothing was started."""
+        while True:
+            self._reap()
+            if self._over():
+                return
+            timeout_ms = self._go_on_stopping()
+            for fd, _ in self._poll.poll(timeout_ms):
+                if fd == self._control:
+                    self._on_control()
+                elif fd == self._exec_result:
+                    self._on_exec_result()
+                else:
+                    posix.read(self._wake, 4096)
+            if self._terminated:
+                self._terminated = False
+                self._stop(signal.SIGTERM, TERMINATED_GRACE_S)
+            if not self._orphaned and posix.getppid() != self._parent:
+                self._on_orphaned()
+
+    def _over(self) -> bool:
+        if self._main is None:
+            return self._orphaned
+        if self._alone and self._exec_result is None:
+            self._tell("gone", self._killed[:MOST_REPORTED])
+            return True
+        return False
+
+    def _tell(self, *message: object) -> None:
+        try:
+            _write_all(self._control, encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            self._on_orphaned()  # poll() will say so as well, if it has not yet
+
+    # --- what our side says ---
+
+    def _on_control(self) -> None:
+        try:
+            data = posix.read(self._control, 1 << 16)
+        except ConnectionResetError:  # it died with messages of ours unread
+            data = b""
+        if not data:
+            self._poll.unregister(self._control)
+            self._on_orphaned()
+            return
+        self._inbox += data
+        for message in decode(self._inbox):
+            if message[0] == "start":
+                self._start(message[1])  # type: ignore[arg-type]
+            elif message[0] == "signal":
+                self._signal(message[1], message[2])  # type: ignore[arg-type]
+            else:
+                self._stop(message[1], message[2])  # type: ignore[arg-type]
+
+    def _on_orphaned(self) -> None:
+        if self._orphaned:
+            return
+        self._orphaned = True
+        if self._deadline is None:
+            self._stop(signal.SIGTERM, ORPHAN_GRACE_S)
+        else:  # it has been told already; only the time is shorter
+            self._deadline = min(self._deadline, time.monotonic() + ORPHAN_GRACE_S)
+
+    # --- starting ---
+
+    def _start(self, request: "Request") -> None:
+        reader, writer = posix.pipe()
+        everything = signal.valid_signals()
+        # A signal between fork and exec would write to the pipe that the child shares with us.
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, everything)
+        keeper = posix.getpid()
+        try:
+            pid = posix.fork()
+        except OSError as error:  # EAGAIN: RLIMIT_NPROC, or the cgroup's pids.max
+            self._tell("failed", "fork", error.errno, b"")
+            self._tell("gone", [])
+            posix._exit(1)
+        if pid == 0:
+            self._run_child(request, keeper, writer)
+        posix.close(writer)
+        self._main, self._main_alive = pid, True
+        self._exec_result = reader
+        self._poll.register(reader, select.POLLIN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._let_go(request["pass_fds"])
+
+    def _run_child(self, request: "Request", keeper: int, writer: int) -> "NoReturn":
+        try:
+            try:
+                self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if posix.getppid() != keeper:  # it died before the line above
+                    posix._exit(255)
+                _become(request, self._ignored)
+            except _StartError as error:
+                answer = error.args
+            except BaseException:  # noqa: BLE001 - nothing may escape into the keeper's own loop
+                answer = ("crash", 0, _traceback().encode())
+            _write_all(writer, marshal.dumps(answer))
+        finally:
+            posix._exit(255)
+
+    def _let_go(self, pass_fds: "Iterable[int]") -> None:
+        """Hold nobody's pipe, socket or directory open."""
+        for fd in pass_fds:
+            posix.close(fd)
+        null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+        for fd in (0, 1, 2):
+            posix.dup2(null, fd, inheritable=False)
+        posix.close(null)
+        posix.chdir("/")
+
+    def _on_exec_result(self) -> None:
+        assert self._exec_result is not None  # noqa: S101
+        if data := posix.read(self._exec_result, 1 << 16):
+            self._exec_answer += data
+            return
+        self._poll.unregister(self._exec_result)
+        posix.close(self._exec_result)
+        self._exec_result = None
+        if self._exec_answer:
+            self._tell("failed", *marshal.loads(self._exec_answer))  # noqa: S302 - from ourselves
+        else:  # close-on-exec closed it
+            self._tell("started", self._main)
+
+    # --- ending ---
+
+    def _reap(self) -> None:
+        self._alone = False
+        while True:
+            try:
+                pid, status = posix.waitpid(-1, posix.WNOHANG)
+            except ChildProcessError:
+                self._alone = True
+                return
+            if pid == 0:
+                return
+            self._told.discard(pid)
+            self._refused.pop(pid, None)
+            command = self._killing.pop(pid, None)
+            if command is not None and posix.WIFSIGNALED(status):
+                self._killed.append((pid, command))
+            if pid == self._main and self._main_alive:
+                self._main_alive = False
+                self._tell("exit", status)
+
+    def _signal(self, n: int, number: int) -> None:
+        """Send *number* to the main process, unless it has ended."""
+        code = 0
+        if self._main_alive and self._main is not None:
+            try:
+                posix.kill(self._main, number)
+            except OSError as error:  # EPERM: it runs as another user now; EINVAL: no such signal
+                code = error.errno or 0
+        self._tell("signalled", n, code)
+
+    def _stop(self, number: int, grace_s: float) -> None:
+        """Begin to end the tree: *number* to the main process, or to what it left behind."""
+        deadline = time.monotonic() + grace_s
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        self._pause_ms = 1
+        self._kill_reported = False
+        if self._main_alive and self._main is not None:
+            self._ask(self._main, number)
+        elif self._main is not None:
+            for pid in _children():
+                self._ask(pid, number)
+
+    def _ask(self, pid: int, number: int) -> None:
+        """Ask our child *pid* to end."""
+        self._told.add(pid)
+        if self._kill(pid, number) and number != signal.SIGKILL and _stat(pid)[1] == "T":
+            self._kill(pid, signal.SIGCONT)  # a stopped process sees no other signal
+
+    def _kill(self, pid: int, number: int) -> bool:
+        try:
+            posix.kill(pid, number)
+        except PermissionError as error:  # it has become another user
+            self._refused[pid] = error.errno or 0
+            return False
+        return True
+
+    def _go_on_stopping(self) -> int:
+        """Do what is due; return after how many milliseconds to come again."""
+        if self._deadline is None or self._main is None:
+            return _FOR_EVER_MS
+        now = time.monotonic()
+        if now >= self._deadline:
+            self._kill_children()
+            if not self._kill_reported and now >= self._deadline + STUCK_AFTER_S:
+                self._kill_reported = True
+                self._tell("stuck", [self._survivor(pid) for pid in _children()[:MOST_REPORTED]])
+        elif self._main_alive:
+            return int((self._deadline - now) * 1000) + 1
+        else:
+            for pid in _children():
+                if pid not in self._told:
+                    self._ask(pid, signal.SIGTERM)
+        # SIGCHLD comes when a child of ours ends. When a grandchild does, and its children become
+        # ours, nothing comes: look again, ever more slowly.
+        self._pause_ms = min(self._pause_ms * 2, 1000 if self._kill_reported else 20)
+        return self._pause_ms
+
+    def _kill_children(self) -> None:
+        for pid in _children():
+            if pid not in self._killing and self._stat_and_kill(pid):
+                self._pause_ms = 1
+
+    def _stat_and_kill(self, pid: int) -> bool:
+        command, state, _ = _stat(pid)
+        if state in "ZX" or not self._kill(pid, signal.SIGKILL):
+            return False
+        self._killing[pid] = command
+        return True
+
+    def _survivor(self, pid: int) -> "tuple[int, str, str, int]":
+        command, state, _ = _stat(pid)
+        return pid, command, state, self._refused.get(pid, 0)
+
+
+def _end_children_at_once() -> None:
+    """Kill, in the end of a keeper that has a defect, everything that is left."""
+    while True:
+        for pid in _children():
+            posix.kill(pid, signal.SIGKILL)
+        try:
+            posix.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _traceback() -> str:
+    import traceback  # only now: it is large
+
+    return traceback.format_exc()
+
+
+def main() -> "NoReturn":
+    """Run the keeper; never comes back, and takes no time to tear the interpreter down."""
+    control = int(sys.argv[1])
+    posix.set_inheritable(control, False)  # noqa: FBT003 - positional-only
+    status = 1
+    try:
+        keeper = Keeper(control)
+        if keeper.able:
+            keeper.run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - whatever it was, our side must learn of it
+        try:
+            _write_all(control, encode(("crash", _traceback())))
+        except (BrokenPipeError, ConnectionResetError):
+            status = 2  # it has died as well
+        _end_children_at_once()
+    finally:
+        posix._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,429 @@
+"""A child process with everything it starts: run as one thing, and ended as one thing.
+
+The contract is :class:`Process`. On Linux (:mod:`portlease._process_linux`) a keeper stands between
+us and it, and nothing of it gets away. Elsewhere (:mod:`portlease._process_portable`) the promise
+is smaller: what left the process group is not found, and our own death by SIGKILL goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import ref
+
+from portlease._errors import ResourceLimitError, ServerStartError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Final, Literal, Self, TypeAlias
+
+    from typing_extensions import override as override  # noqa: PLC0414 - exported
+
+    Mode: TypeAlias = Literal["session", "group", "inherit"]
+    StrPath: TypeAlias = str | os.PathLike[str]
+else:
+
+    def override(method):  # noqa: ANN001, ANN202 - typing has it from 3.12 on
+        return method
+
+
+DEVNULL: Final = subprocess.DEVNULL
+MODES: Final = ("session", "group", "inherit")
+EXIT_GRACE_S: Final = 1.0
+"""How long a tree has to end by itself when the interpreter ends."""
+
+if sys.platform == "win32":
+    SIGKILL = signal.SIGTERM  # TerminateProcess, which is what any signal does there
+else:
+    SIGKILL = signal.SIGKILL
+
+
+class Killed(NamedTuple):
+    """A process that did not end when it was asked to, and was ended by SIGKILL."""
+
+    pid: int
+    command: str
+
+
+class Launch(NamedTuple):
+    """What :meth:`Process.start` was asked for, checked."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str | None
+    stdin: int | None
+    output: int | None
+    pass_fds: tuple[int, ...]
+    mode: Mode
+
+
+class Process(ABC):
+    """A running command and its descendants; made by :meth:`start`.
+
+    Context manager: leaving the block stops the tree. All methods may be called from any thread.
+    In a forked child the object is inert: the processes are the parent's. When the interpreter
+    ends, trees that still run are stopped; when one is garbage, it is stopped with a
+    ResourceWarning.
+    """
+
+    argv: tuple[str, ...]
+    pid: int
+    """The process id of the command itself."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.argv = launch.argv
+        self._owner = os.getpid()
+
+    @staticmethod
+    def start(  # noqa: PLR0913 - options of an exec
+        argv: Sequence[StrPath],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        stdin: int | None = DEVNULL,
+        output: int | None = None,
+        pass_fds: Sequence[int] = (),
+        mode: Mode = "session",
+    ) -> Process:
+        """Start a command.
+
+        Args:
+            argv: the program, looked up in the PATH of *env*, and its arguments.
+            env: its whole environment; None for ours.
+            cwd: its working directory; None for ours.
+            stdin: a descriptor, ``subprocess.DEVNULL``, or None for ours.
+            output: a descriptor for its standard output and error; None for ours. The caller keeps
+                its own copy, and closes it.
+            pass_fds: descriptors that it inherits under their numbers, besides the three. They stay
+                the caller's.
+            mode: ``"session"`` and ``"group"`` give it a session or a process group of its own,
+                and every signal at its default. ``"inherit"`` leaves it in ours, where the
+                terminal's signals reach it, and what is ignored here stays ignored there.
+
+        Returns:
+            The process, once exec(2) has succeeded.
+
+        Raises:
+            ServerStartError: it could not be executed; ``errno`` says why.
+            ResourceLimitError: no process, descriptor or memory was left for it.
+            UsageError: an argument that can never work.
+        """
+        launch = Launch(
+            argv=tuple(os.fspath(word) for word in argv),
+            env=dict(os.environ if env is None else env),
+            cwd=None if cwd is None else os.fspath(cwd),
+            stdin=stdin,
+            output=output,
+            pass_fds=tuple(pass_fds),
+            mode=mode,
+        )
+        _check(launch)
+        _reap_abandoned()
+        with limits_told(launch.argv[0]):
+            return _system(launch)
+
+    # --- what a system provides ---
+
+    @property
+    @abstractmethod
+    def returncode(self) -> int | None:
+        """As in :mod:`subprocess`: None while the command runs, -N if signal N ended it."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether nothing of the tree is left, the command's descendants included."""
+
+    @abstractmethod
+    def tree(self) -> list[int]:
+        """The process ids of the command and its descendants, as far as they live.
+
+        Daemons among them too. Processes that fork or end meanwhile may be missing or left over.
+        """
+
+    @abstractmethod
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command itself; nothing happens if it has ended.
+
+        Raises:
+            OSError: PermissionError if it became another user, EINVAL for no such signal.
+            UsageError: this is a forked child of the process that started it.
+        """
+
+    @abstractmethod
+    def stop(self, number: int = signal.SIGTERM, *, grace_s: float = 5.0) -> tuple[Killed, ...]:
+        """End the whole tree; on return nothing of it is left.
+
+        Args:
+            number: the signal for the command, or, if that has ended, for what it left behind.
+                What is left once it has gone gets SIGTERM.
+            grace_s: seconds until everything that is left is killed by SIGKILL.
+
+        Returns:
+            Whom it took SIGKILL to end; empty if all of them ended when asked.
+
+        Raises:
+            ServerError: something cannot be ended, or the keeper was lost; it says what and why.
+            UsageError: there is no such signal.
+        """
+
+    @abstractmethod
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait for news until *done*, or *timeout_s*; return ``done()``."""
+
+    @abstractmethod
+    def _begin_stop(self, grace_s: float) -> None:
+        """Ask the tree to end, and do not wait."""
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """Let go of a tree that nobody has a handle on any more; it ends soon, without us."""
+
+    @abstractmethod
+    def _become_inert(self) -> None:
+        """In a forked child: let go of the copies of what is the parent's."""
+
+    # --- what follows from it ---
+
+    def poll(self) -> int | None:
+        """The return code, or None while the command runs."""
+        return self.returncode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until the command itself has ended; return its return code.
+
+        Raises:
+            TimeoutError: it still runs after *timeout_s*.
+        """
+        self._wait_until(lambda: self.returncode is not None, timeout_s)
+        returncode = self.returncode
+        if returncode is None:
+            raise TimeoutError(f"{self!r} still runs after {timeout_s} s")
+        return returncode
+
+    def wait_ended(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing of the tree is left, or for *timeout_s*; return whether it is so."""
+        return self._wait_until(lambda: self.ended, timeout_s)
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Wait *timeout_s*, or less if meanwhile the command or the tree ends."""
+        before = (self.returncode is None, self.ended)
+        self._wait_until(lambda: (self.returncode is None, self.ended) != before, timeout_s)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command itself."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the command itself; its descendants are ended by :meth:`stop`."""
+        self.send_signal(SIGKILL)
+
+    def abandon(self) -> None:
+        """Have the tree end soon, without waiting for it; for finalizers."""
+        forget(self)
+        self._abandon()
+
+    def _must_be_signal(self, number: int) -> None:
+        if number not in signal.valid_signals():
+            raise UsageError(f"{number} is no signal that can be sent here")
+
+    def _must_be_ours(self) -> None:
+        if self._owner != os.getpid():
+            raise UsageError(
+                f"process {self.pid} belongs to process {self._owner}, of which this is a forked "
+                "child; only that process can signal it here"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        code = self.returncode
+        state = "running" if code is None else f"returncode={code}"
+        return f"<Process {self.argv[0]!r} pid={self.pid} {state}>"
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        # No attributes but _owner, in an object whose start failed.
+        if getattr(self, "_owner", None) == os.getpid() and id(self) in _live and not self.ended:
+            _warn(f"{self!r} was not stopped; use `with`, or stop()", ResourceWarning, source=self)
+            self.abandon()
+
+
+# --- starting -----------------------------------------------------------------------------------
+
+
+def _check(launch: Launch) -> None:
+    if not launch.argv or not launch.argv[0]:
+        raise UsageError("the command is empty; give a program and its arguments")
+    if launch.mode not in MODES:
+        raise UsageError(f"mode={launch.mode!r} is none of {', '.join(map(repr, MODES))}")
+    for text in (*launch.argv, *launch.env, *launch.env.values()):
+        if "\0" in text:
+            raise UsageError(f"{text!r} has a NUL in it, which no argument or variable can")
+    for name in launch.env:
+        if not name or "=" in name[1:]:  # Windows has names that begin with =
+            raise UsageError(f"{name!r} cannot name an environment variable")
+
+
+# Too many open files, here or in the system; too many processes; no memory for one.
+_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+
+
+@contextlib.contextmanager
+def limits_told(program: str) -> Iterator[None]:
+    """Turn the errors of a process or system that has run out into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LIMITS:
+            raise
+        raise ResourceLimitError(
+            f"cannot start {program}: {error.strerror}; end processes, close files, or raise the "
+            "limits (`ulimit -n` and `-u`)",
+            errno=error.errno or 0,
+        ) from error
+
+
+class _System:
+    has_subreapers = sys.platform == "linux"
+
+
+def _system(launch: Launch) -> Process:
+    """Start it by what this system has."""
+    if sys.platform == "linux" and _System.has_subreapers and _keeper_is_possible():
+        from portlease._process_linux import KeptProcess, NoSubreaperError
+
+        try:
+            return KeptProcess(launch)
+        except NoSubreaperError:
+            _System.has_subreapers = False
+    from portlease._process_portable import PortableProcess
+
+    return PortableProcess(launch)
+
+
+def _keeper_is_possible() -> bool:
+    """Whether there are an interpreter to run it, ctypes for its prctl(2), and /proc."""
+    return (
+        bool(sys.executable)
+        and importlib.util.find_spec("_ctypes") is not None
+        and os.path.exists("/proc/self/stat")
+    )
+
+
+def start_error(launch: Launch, stage: str, code: int, path: str) -> ServerStartError:
+    """The error for a command that could not be executed.
+
+    Args:
+        launch: what was to be started.
+        stage: ``"fork"``, ``"session"``, ``"cwd"`` or ``"exec"``.
+        code: the errno.
+        path: what could not be entered or executed.
+    """
+    program = launch.argv[0]
+    why = os.strerror(code)
+    if stage == "cwd":
+        text = f"cannot start {program} in {path}: {why}; give another cwd="
+    elif stage == "fork":
+        text = (
+            f"cannot start {program}: no process for it: {why}; end some, or raise the limit "
+            "(`ulimit -u`, resource.RLIMIT_NPROC, the cgroup's pids.max)"
+        )
+    elif stage == "session":
+        text = f"cannot start {program}: no session or process group for it: {why}"
+    elif code == errno.ENOENT and os.path.exists(os.path.join(launch.cwd or "", program)):
+        text = (
+            f"cannot start {program}: it is there, but the interpreter that its first line names, "
+            "or its dynamic loader, is not; install that, or run the script by its interpreter"
+        )
+    elif code == errno.ENOENT and os.sep not in program:
+        search = launch.env.get("PATH", os.defpath)
+        text = f"{program}: command not found in PATH={search}; install it, or give its whole path"
+    elif code == errno.ENOENT:
+        text = f"{program}: no such file; install it, or correct the path"
+    elif code == errno.EACCES:
+        text = f"{program} may not be executed: {why}; chmod +x it, or put its interpreter in front"
+    elif code == errno.ENOEXEC:
+        text = (
+            f"{program} is no program for this machine, nor a script whose first line begins "
+            "with #!; put its interpreter in front"
+        )
+    else:
+        text = f"cannot start {program}: {why}"
+    return ServerStartError(text, argv=launch.argv, errno=code, output="")
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+_live: dict[int, ref[Process]] = {}
+_abandoned: list[subprocess.Popen[bytes]] = []
+
+
+def remember(process: Process) -> None:
+    """Have *process* stopped when the interpreter ends, and made inert in forked children."""
+    _live[id(process)] = ref(process)
+
+
+def forget(process: Process) -> None:
+    """It has ended."""
+    _live.pop(id(process), None)
+
+
+def live() -> list[Process]:
+    """Those that have not ended."""
+    return [process for alive in list(_live.values()) if (process := alive()) is not None]
+
+
+def abandon(popen: subprocess.Popen[bytes]) -> None:
+    """Wait for *popen*, which is about to end, at some later time, so that no zombie stays."""
+    _abandoned.append(popen)
+
+
+def _reap_abandoned() -> None:
+    for popen in list(_abandoned):
+        if popen.poll() is not None and popen in _abandoned:
+            _abandoned.remove(popen)
+
+
+def _stop_all() -> None:
+    """Stop, all at the same time, what still runs when the interpreter ends."""
+    mine = [process for process in live() if process._owner == os.getpid()]
+    for process in mine:
+        process._begin_stop(EXIT_GRACE_S)
+    for process in mine:
+        process.stop(grace_s=EXIT_GRACE_S)
+    for popen in _abandoned:
+        popen.wait()
+
+
+def _forget_parents() -> None:
+    """In a forked child: all of it is the parent's."""
+    for process in live():
+        process._become_inert()
+    _live.clear()
+    for popen in _abandoned:
+        popen.returncode = 0  # not our child, so nothing for its finalizer to complain about
+    _abandoned.clear()
+
+
+atexit.register(_stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)

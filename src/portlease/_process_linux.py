@@ -1,0 +1,392 @@
+"""A process under the keeper: see :mod:`portlease._keeper` for how and why.
+
+Who owns what: this object owns the keeper (a child of ours) and our end of the control socket; the
+keeper owns the tree. No thread of ours listens to the keeper: whoever wants to know something reads
+the socket. Of several threads that wait, one sleeps on the socket and wakes the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib.abc import InspectLoader
+from importlib.machinery import SourceFileLoader
+from typing import TYPE_CHECKING
+
+from portlease import _platform, _process
+from portlease._errors import ServerError, ServerStartError
+from portlease._process import Killed, Launch, Process, override
+
+assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
+
+import marshal  # noqa: E402
+
+from portlease import _keeper  # noqa: E402
+from portlease._platform import _linux_proc  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+# What the keeper's interpreter runs first: the keeper's code, which follows on the socket. So it is
+# neither compiled at each start (3.5 ms) nor another version's than ours, whatever is on the disk.
+_BOOT: Final = """\
+# portlease: keeps the command behind -- and all that it starts
+import marshal, posix, sys
+fd, size, code = int(sys.argv[1]), int(sys.argv[2]), b""
+while len(code) < size:
+    code += posix.read(fd, size - len(code)) or sys.exit()
+exec(marshal.loads(code))
+"""
+_SHOWN_IN_PS: Final = 2000
+_FD_SETSIZE: Final = 1024
+_READ_BYTES: Final = 1 << 16
+_HANG_GUARD_S: Final = 30.0
+"""How long after the last word it owed us the keeper is given up (it may be stopped, SIGSTOP)."""
+
+
+class _Code:
+    keeper: bytes = b""
+
+
+def _keeper_code() -> bytes:
+    if not _Code.keeper:
+        name = _keeper.__name__
+        loader = _keeper.__loader__
+        if not isinstance(loader, InspectLoader):  # pytest's, which rewrites the assertions
+            loader = SourceFileLoader(name, _keeper.__file__)
+        _Code.keeper = marshal.dumps(loader.get_code(name))
+    return _Code.keeper
+
+
+class NoSubreaperError(Exception):
+    """This kernel has no PR_SET_CHILD_SUBREAPER, so a keeper is of no use. Nothing was started."""
+
+
+class KeptProcess(Process):
+    """A command that runs under a keeper.
+
+    Raises:
+        NoSubreaperError: that cannot be had here.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(launch)
+        self.pid = 0
+        self._launch = launch
+        # Reentrant, for signal handlers that stop a process while we look at it.
+        self._changed = threading.Condition(threading.RLock())
+        self._someone_sleeps = False
+        self._inbox = bytearray()
+        self._wait_status: int | None = None
+        self._failure: tuple[str, int, str] | None = None
+        self._replies: dict[int, int] = {}
+        self._asked = 0
+        self._killed: tuple[Killed, ...] = ()
+        self._stuck: tuple[str, ...] = ()
+        self._unable = False
+        self._gone = False
+        self._trouble: str | None = None
+        self._socket: socket.socket | None = None
+        self._popen = self._start_keeper()
+        try:
+            self._send_request()
+            self._wait_until(self._is_answered, None)
+        except BaseException:
+            self._let_go()  # the keeper ends whatever it has started, and then itself
+            self._popen.wait()
+            raise
+        self._must_have_started()
+        _process.remember(self)
+
+    # --- starting ---
+
+    def _start_keeper(self) -> subprocess.Popen[bytes]:
+        launch = self._launch
+        words = " ".join(launch.argv)[:_SHOWN_IN_PS]
+        size = str(len(_keeper_code()))
+        # The lock keeps forks out too: a copy of the keeper's end would hide the keeper's death.
+        with _platform.spawn_lock:
+            ours, theirs = socket.socketpair()
+            try:
+                fd = theirs.fileno()
+                popen = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOT, str(fd), size, "--", words],
+                    stdin=launch.stdin,
+                    stdout=launch.output,
+                    stderr=launch.output,
+                    pass_fds=(fd, *launch.pass_fds),
+                    # No signal for our group or for the server's must reach it, SIGKILL least.
+                    start_new_session=launch.mode == "session",
+                    process_group=None if launch.mode == "session" else 0,
+                )
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+        self._socket = ours
+        return popen
+
+    def _send_request(self) -> None:
+        launch = self._launch
+        groups = {"session": None, "group": 0, "inherit": os.getpgrp()}
+        request: _keeper.Request = {
+            "argv": [os.fsencode(word) for word in launch.argv],
+            "env": {os.fsencode(k): os.fsencode(v) for k, v in launch.env.items()},
+            "cwd": None if launch.cwd is None else os.fsencode(launch.cwd),
+            "group": groups[launch.mode],
+            "keep_ignored": launch.mode == "inherit",
+            "pass_fds": list(launch.pass_fds),
+        }
+        assert self._socket is not None  # noqa: S101 - nobody has closed it yet
+        # Should it be dead already, that shows when its answer is read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(_keeper_code() + _keeper.encode(("start", request)))
+
+    def _is_answered(self) -> bool:
+        return bool(self.pid or self._failure or self._trouble or self._unable)
+
+    def _must_have_started(self) -> None:
+        if self.pid:
+            return
+        self._wait_until(lambda: self._socket is None, None)
+        if self._unable:
+            raise NoSubreaperError
+        if self._failure is not None and self._failure[0] != "crash":
+            raise _process.start_error(self._launch, *self._failure)
+        what = self._trouble or self._failure
+        raise ServerStartError(
+            f"cannot start {self.argv[0]}: {what}", argv=self.argv, errno=0, output=""
+        )
+
+    # --- the keeper's news ---
+
+    def _read_news(self) -> None:
+        """Take in what the keeper has said. Needs the lock.
+
+        Nobody reads while somebody sleeps: what is read under a sleeper's nose does not wake it.
+        """
+        while self._socket is not None and not self._someone_sleeps:
+            try:
+                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:  # it died before it read all that we said
+                data = b""
+            if not data:
+                self._on_keeper_ended()
+                return
+            self._inbox += data
+            for message in _keeper.decode(self._inbox):
+                self._on_message(*message)
+            self._changed.notify_all()
+
+    def _on_message(self, what: object, *facts: object) -> None:
+        match what, *facts:
+            case "started", int(pid):
+                self.pid = pid
+            case "failed", str(stage), int(code), bytes(path):
+                self._failure = (stage, code, os.fsdecode(path))
+            case ("unable",):
+                self._unable = True
+            case "exit", int(status):
+                self._wait_status = status
+            case "signalled", int(n), int(code):
+                self._replies[n] = code
+            case "stuck", list(survivors):
+                self._stuck = tuple(_describe(*survivor) for survivor in survivors)
+            case "gone", list(killed):
+                self._killed = tuple(Killed(pid, command) for pid, command in killed)
+                self._gone = True
+            case "crash", str(text):
+                self._trouble = f"the keeper of {self.argv[0]} has a defect:\n{text}"
+            case _:
+                self._trouble = f"the keeper said {what!r}, which means nothing"
+
+    def _on_keeper_ended(self) -> None:
+        assert self._socket is not None  # noqa: S101 - the caller has just read from it
+        self._socket.close()
+        self._socket = None
+        code = self._popen.wait()
+        self._gone = self._gone or code == 0  # an exception (Ctrl-C) may have cost us its last word
+        if not self._gone and self._trouble is None:
+            how = _exit_text(code)
+            self._trouble = f"the keeper of {self.argv[0]} (pid {self._popen.pid}) {how}"
+        if not self._gone and self.pid:
+            self._end_without_keeper()
+        _process.forget(self)
+        self._changed.notify_all()
+
+    def _end_without_keeper(self) -> None:
+        """The kernel has killed the command along with its keeper; kill what is left of its group.
+
+        A process that left it (a daemon) is beyond our reach now, which ``_trouble`` tells.
+        """
+        self._trouble = f"{self._trouble}; a daemon that {self.argv[0]} made may still run"
+        if self._wait_status is None:
+            self._wait_status = int(signal.SIGKILL)
+        if self._launch.mode != "inherit":
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+            except PermissionError:
+                self._trouble += f" (in process group {self.pid} one of another user does)"
+
+    @override
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                self._read_news()
+                if done() or self._socket is None:
+                    return done()
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    return False
+                if self._someone_sleeps:
+                    self._changed.wait(left_s)
+                else:
+                    self._sleep(self._socket.fileno(), left_s)
+
+    def _sleep(self, fd: int, timeout_s: float | None) -> None:
+        """Sleep until there is something to read, without the lock, on behalf of all who wait."""
+        self._someone_sleeps = True
+        self._changed.release()
+        try:
+            _wait_readable(fd, timeout_s)
+        finally:
+            self._changed.acquire()
+            self._someone_sleeps = False
+            self._changed.notify_all()
+
+    # --- the contract ---
+
+    @property
+    @override
+    def returncode(self) -> int | None:
+        self._look()
+        status = self._wait_status
+        return None if status is None else os.waitstatus_to_exitcode(status)
+
+    @property
+    @override
+    def ended(self) -> bool:
+        self._look()
+        return self._socket is None
+
+    def _look(self) -> None:
+        if self._socket is not None and self._changed.acquire(blocking=False):
+            try:
+                self._read_news()
+            finally:
+                self._changed.release()
+
+    @override
+    def wait_for_news(self, timeout_s: float) -> None:
+        before = (self._wait_status, self._socket)
+        self._wait_until(lambda: (self._wait_status, self._socket) != before, timeout_s)
+
+    @override
+    def tree(self) -> list[int]:
+        if self._owner != os.getpid() or self.ended:
+            return []
+        return _linux_proc.descendants(self._popen.pid)
+
+    @override
+    def send_signal(self, number: int) -> None:
+        self._must_be_ours()
+        with self._changed:
+            self._asked += 1
+            n = self._asked
+            self._say("signal", n, int(number))
+        self._wait_until(lambda: n in self._replies, _HANG_GUARD_S)
+        code = self._replies.pop(n, 0)
+        if code:
+            raise OSError(code, f"signal {number} to {self.argv[0]}: {os.strerror(code)}")
+
+    @override
+    def stop(self, number: int = signal.SIGTERM, *, grace_s: float = 5.0) -> tuple[Killed, ...]:
+        self._must_be_signal(number)
+        if self._owner != os.getpid():
+            return ()
+        with self._changed:
+            self._read_news()
+            self._stuck = ()
+            self._say("stop", int(number), float(grace_s))
+        patience_s = grace_s + _keeper.STUCK_AFTER_S + _HANG_GUARD_S
+        self._wait_until(lambda: bool(self._stuck), patience_s)
+        if self._trouble is not None:
+            raise self._error(self._trouble)
+        if self._stuck:
+            raise self._error("SIGKILL does not end " + "; ".join(self._stuck))
+        if self._socket is not None:
+            raise self._error(f"its keeper (pid {self._popen.pid}) does not answer; is it stopped?")
+        return self._killed
+
+    def _error(self, what: str) -> ServerError:
+        return ServerError(f"{self.argv[0]} (pid {self.pid}): {what}", argv=self.argv, output="")
+
+    @override
+    def _begin_stop(self, grace_s: float) -> None:
+        with self._changed:
+            self._say("stop", int(signal.SIGTERM), grace_s)
+
+    def _say(self, *message: object) -> None:
+        """Tell the keeper something. Needs the lock."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendall(_keeper.encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            self._read_news()  # it has ended; now it shows
+
+    @override
+    def _abandon(self) -> None:
+        if self._socket is not None:
+            self._let_go()
+            _process.abandon(self._popen)
+
+    def _let_go(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    @override
+    def _become_inert(self) -> None:
+        # A copy of the socket would hide our parent's death from the keeper.
+        self._changed = threading.Condition(threading.RLock())
+        self._someone_sleeps = False
+        self._let_go()
+        self._popen.returncode = 0  # it is no child of ours
+
+
+def _describe(pid: int, command: str, state: str, code: int) -> str:
+    if code:
+        return f"pid {pid} ({command}): {os.strerror(code)}; it runs as another user"
+    if state == "D":
+        return f"pid {pid} ({command}), which waits in the kernel for a device or file system"
+    return f"pid {pid} ({command}), in state {state}"
+
+
+def _exit_text(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+
+
+def _wait_readable(fd: int, timeout_s: float | None) -> None:
+    # select(2) sleeps to the microsecond, Python's poll to the millisecond; but it knows only
+    # the first 1024 descriptors.
+    if fd < _FD_SETSIZE:
+        select.select([fd], [], [], timeout_s)
+    else:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(None if timeout_s is None else timeout_s * 1000)
