@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "_dropin_report"]
 
 _FD_DIRECTORY = Path("/proc/self/fd")
 _TASK_DIRECTORY = Path("/proc/self/task")

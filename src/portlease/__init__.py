@@ -23,12 +23,13 @@ from portlease._errors import (
     UsageError,
 )
 from portlease._lease import Lease, LeaseGroup
-from portlease._registry import LeaseInfo, leases
+from portlease._leases import LeaseInfo, leases
 from portlease._states import State
 from portlease._take import lease, lease_block, lease_many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from portlease import script_helper, socket_helper
     from portlease._serve import Server, ServerKilledWarning, serve
     from portlease._who import Who, who
     from portlease.socket_helper import (
@@ -71,8 +72,10 @@ __all__ = [
     "lease_block",
     "lease_many",
     "leases",
+    "script_helper",
     "serve",
     "skip_unless_bind_unix_socket",
+    "socket_helper",
     "transient_internet",
     "who",
 ]
@@ -96,10 +99,12 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name in ("script_helper", "socket_helper"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     globals()[name] = value
     return value

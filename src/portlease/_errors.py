@@ -77,7 +77,7 @@ class PrivilegeError(PortleaseError, PermissionError):
     """The port is below the first that this user may bind (``ip_unprivileged_port_start``)."""
 
     port: int
-    errno = errno.EACCES
+    errno: int | None = errno.EACCES
 
 
 class ResourceLimitError(PortleaseError):
@@ -103,10 +103,19 @@ class ServerDiedError(ServerError):
     """The server ended before it listened, or was found dead at its next use."""
 
     returncode: int
+    """Its exit status, or minus the number of the signal that ended it."""
+    ports: Mapping[str, int]
+    how: str
 
 
 class ServerTimeoutError(ServerError, TimeoutError):
     """The server lived, but did not listen on its leased port in time."""
 
     timeout_s: float
-    errno = errno.ETIMEDOUT
+    ports: Mapping[str, int]
+    how: str
+    missing: Sequence[str]
+    """The names of the ports on which it does not listen."""
+    listening: Sequence[int]
+    """The ports on which it does."""
+    errno: int | None = errno.ETIMEDOUT

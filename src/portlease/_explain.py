@@ -27,8 +27,14 @@ _NOT_OUR_ADDRESS: Final = (
 )
 
 
-def raise_explained(error: OSError, port: int) -> NoReturn:
-    """Raise the error of ours that says what *error* means for a lease, or *error* itself."""
+def raise_explained(error: OSError, port: int, scope: str = "it") -> NoReturn:
+    """Raise the error of ours that says what *error* means for a lease, or *error* itself.
+
+    Args:
+        error: what the system call said.
+        port: the port it was called for; 0 for none in particular.
+        scope: the addresses it was called for.
+    """
     first = backend.rules().first_unprivileged if error.errno == errno.EACCES else 0
     if port < first:  # at any other port it is a security module's word, which we cannot explain
         raise PrivilegeError(
@@ -39,8 +45,8 @@ def raise_explained(error: OSError, port: int) -> NoReturn:
         ) from error
     if error.errno in _NOT_OUR_ADDRESS:
         raise UsageError(
-            f"the host to hold port {port} on is no address of this machine or network namespace "
-            f"({error.strerror}); `ip address` lists them"
+            f"no lease can be held on {scope}: {error.strerror}. It is no address of this machine "
+            "or network namespace; `ip address` lists them"
         ) from error
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
         raise ResourceLimitError(

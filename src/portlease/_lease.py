@@ -10,8 +10,6 @@ the kernel does.
 from __future__ import annotations
 
 import errno
-import os
-import select
 import socket
 import sys
 import time
@@ -21,6 +19,7 @@ from os import getpid
 
 from portlease import _explain, _platform, _registry, _wish
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
+from portlease._grip import forget, live
 from portlease._platform import backend
 from portlease._states import HANDED_OVER, HELD, OFFERED, RELEASED, State, after
 
@@ -28,76 +27,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Final, NoReturn, Self, TypeAlias
+    from typing import Final, NoReturn, Self
 
+    from portlease._grip import Grip
     from portlease._platform._types import Closable, Handle
-    from portlease._registry import LeaseInfo, Row
+    from portlease._registry import Row
     from portlease._wish import Bind, Kind, Wish
 
-    # On whose behalf: the label, and the file and line of the call.
-    By: TypeAlias = tuple[str | None, str, int]
 
 # How long a foreign row may stand on our own port before we call its owner stuck. A taker is there
 # for microseconds; one that was stopped in that moment (SIGSTOP, a debugger) stays.
 _STUCK_S: Final = 2.0
-_CHILD_PATIENCE_S: Final = 1.0
 # How long a copy of a socket that we have closed may live in a child that another thread has just
 # forked: until its exec, 1 to 5 ms on a busy machine of two cores.
 _COPIES_S: Final = 0.1
 _COPIES_PAUSE_S: Final = 1e-4
-
-
-class Grip:
-    """What a lease has of the kernel, and says about itself; :class:`Lease` is its handle."""
-
-    __slots__ = (
-        "__weakref__",
-        "born",
-        "by",
-        "guards",
-        "holds",
-        "over",
-        "port",
-        "row",
-        "state",
-        "wish",
-    )
-
-    def __init__(  # noqa: PLR0913, PLR0917 - its parts
-        self,
-        port: int,
-        wish: Wish,
-        row: Closable,
-        holds: list[tuple[Bind, Handle]],
-        born: str,
-        by: By,
-    ) -> None:
-        self.port = port
-        self.wish = wish
-        self.row = row
-        self.holds = holds
-        self.guards: dict[str, Closable] = {}
-        self.born = born
-        self.by = by
-        self.state = HELD
-        self.over = False
-        """Whether all of release() has been done; an interrupt may come anywhere in it."""
-
-    def close(self) -> None:
-        """Give everything back to the kernel; may be called again."""
-        self.row.close()  # the row goes first: no row may outlive its lease
-        for _, hold in self.holds:
-            hold.close()
-        for guard in self.guards.values():
-            guard.close()
-
-
-live: dict[int, list[ref[Grip]]] = {}
-"""The live leases of this process, by port; several only on different addresses or transports.
-
-Weak, so that a lease whose release() was interrupted (Ctrl-C, an alarm) is closed all the same,
-when nobody knows it any more.
-"""
 
 
 class Lease:
@@ -148,7 +92,7 @@ class Lease:
     @property
     def since(self) -> float:
         """When it was taken, in seconds since the epoch, to the millisecond."""
-        return since(self._grip.born)
+        return _registry.since(self._grip.born)
 
     @property
     def state(self) -> State:
@@ -187,9 +131,7 @@ class Lease:
             PortUnavailableError: ``kind="both"`` and somebody has the UDP port; still OFFERED.
         """
         with _platform.spawn_lock, self._moving("withdraw"):
-            self._reoccupy()
-            for hold in self._tcp_holds():
-                backend.withdraw(hold)
+            self._close_up()
 
     def step_aside(self) -> None:
         """HELD or OFFERED -> GUARDED: free the port for a server that needs it to itself.
@@ -267,7 +209,7 @@ class Lease:
                 return
             grip.state = RELEASED
             grip.close()
-            _forget(grip)
+            forget(grip)
             grip.over = True
 
     def _moving(self, action: str) -> _Moving:
@@ -294,11 +236,9 @@ class Lease:
             for transport in dict.fromkeys(bind.transport for bind, _ in going):
                 guards[transport] = self._guard(transport)
             self._wait_for_takers()
-        except BaseException as error:
+        except BaseException:
             for guard in guards.values():
                 guard.close()
-            if isinstance(error, OSError):
-                _explain.raise_explained(error, self.port)
             raise
         grip.guards.update(guards)
         grip.holds = [part for part in grip.holds if part not in going]
@@ -333,7 +273,7 @@ class Lease:
         give_up = time.monotonic() + _COPIES_S
         while (guard := backend.guard(transport, self.port)) is None:
             if time.monotonic() > give_up:
-                raise self._unavailable("another lease of the number is guarded already")
+                raise _RefusedError("another lease of the number is guarded already")
             time.sleep(_COPIES_PAUSE_S)
         return guard
 
@@ -343,7 +283,7 @@ class Lease:
         pause_s = 20e-6
         while takers := self._takers():
             if time.monotonic() > give_up:
-                raise self._unavailable(
+                raise _RefusedError(
                     f"process {takers[0].pid} is asking for it and does not move (stopped?); "
                     "continue or end that process"
                 )
@@ -366,6 +306,18 @@ class Lease:
             and _registry.overlap(row.scope, self.scope)
         ]
 
+    def _close_up(self) -> None:
+        """From OFFERED: keep servers out again, and take back the UDP part if there is one."""
+        holds = self._tcp_holds()
+        try:
+            for hold in holds:
+                backend.withdraw(hold)
+            self._reoccupy()
+        except BaseException:
+            for hold in holds:
+                backend.offer(hold)
+            raise
+
     def _reoccupy(self) -> None:
         """Bind what is not held, exclusively, then drop the guards."""
         grip = self._grip
@@ -378,8 +330,8 @@ class Lease:
             for _, hold in back:
                 hold.close()
             if error.errno != errno.EADDRINUSE:
-                _explain.raise_explained(error, self.port)
-            raise self._unavailable("") from error
+                raise
+            raise _RefusedError("somebody has it") from error
         grip.holds += back
         guards, grip.guards = grip.guards, {}
         for guard in guards.values():
@@ -395,10 +347,10 @@ class Lease:
                     f"port {self.port} is held by {len(grip.wish.binds)} sockets (kind "
                     f"{self.kind!r}, {self.scope}); use hand_over_all()"
                 )
-            self._reoccupy()  # the UDP part of a lease of both kinds, if it has stepped aside
-            for hold in self._tcp_holds():
-                backend.withdraw(hold)
-                if backlog is not None:
+            if grip.state is OFFERED:
+                self._close_up()
+            if backlog is not None:
+                for hold in self._tcp_holds():
                     self._listen(hold, backlog)
             sockets = tuple(
                 socket.socket(bind.address.family, bind.socktype, 0, hold.detach())
@@ -415,17 +367,7 @@ class Lease:
                 backend.offer(hold)
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise self._unavailable("a server bound beside the offered hold") from error
-
-    def _unavailable(self, why: str) -> PortUnavailableError:
-        return PortUnavailableError(
-            "\n".join(
-                filter(
-                    None, (f"port {self.port} cannot be had: {why}", _explain.culprits(self.port))
-                )
-            ),
-            port=self.port,
-        )
+            raise _RefusedError("a server bound beside the offered hold") from error
 
     def __int__(self) -> int:
         return self.port
@@ -478,6 +420,10 @@ class Lease:
             self.release()
 
 
+class _RefusedError(Exception):
+    """Why a lease could not move; :class:`_Moving` makes a PortUnavailableError of it."""
+
+
 class _Moving:
     """A change of state: shows the new row before it, takes the old one down after it.
 
@@ -509,7 +455,7 @@ class _Moving:
         if grip.state is RELEASED:  # by a signal handler, in the midst of it
             self._row.close()
             grip.close()
-            if kind is None or issubclass(kind, (OSError, PortleaseError)):
+            if kind is None or issubclass(kind, (OSError, PortleaseError, _RefusedError)):
                 raise LeaseStateError(
                     f"the lease of port {grip.port} was released while {self._action}() was under "
                     "way, by a signal handler; it is over",
@@ -520,7 +466,12 @@ class _Moving:
         if kind is None:
             grip.row, self._row = self._row, grip.row
             grip.state = self._state
-        self._row.close()
+        self._row.close()  # before anybody is asked who has the port: it says what is not true
+        if isinstance(value, _RefusedError):
+            text = f"port {grip.port} cannot be had: {value}\n{_explain.culprits(grip.port)}"
+            raise PortUnavailableError(text, port=grip.port) from value.__cause__
+        if isinstance(value, OSError) and not isinstance(value, PortleaseError):
+            _explain.raise_explained(value, grip.port, grip.wish.scope)
 
 
 def _as_new(sock: socket.socket) -> socket.socket:
@@ -563,11 +514,6 @@ class LeaseGroup(tuple["Lease", ...]):
         self.release()
 
 
-def since(born: str) -> float:
-    """The birth of a lease in seconds since the epoch."""
-    return int(born.partition(".")[0], 16) / 1000
-
-
 def publish(port: int, wish: Wish, state: State, born: str, label: str | None) -> Closable | None:
     """Put a lease's row on the board; None if this very row is there already.
 
@@ -579,89 +525,3 @@ def publish(port: int, wish: Wish, state: State, born: str, label: str | None) -
         return backend.publish(name)
     except OSError as error:
         _explain.raise_explained(error, port)
-
-
-def own_leases() -> list[LeaseInfo]:
-    """The live leases of this process, labels whole."""
-    if sys.platform == "win32":
-        uid = None
-    else:
-        uid = os.getuid()
-    command = " ".join(sys.argv)
-    return [
-        _registry.LeaseInfo(
-            grip.port,
-            grip.wish.kind,
-            grip.state,
-            grip.wish.scope,
-            getpid(),
-            uid,
-            command,
-            grip.by[0],
-            since(grip.born),
-        )
-        for grip in _alive()
-    ]
-
-
-def _alive() -> list[Grip]:
-    return [
-        grip
-        for known in list(live.values())
-        for alive in list(known)
-        if (grip := alive()) is not None
-    ]
-
-
-def _forget(grip: Grip) -> None:
-    left = [alive for alive in live.pop(grip.port, ()) if alive() not in (None, grip)]
-    if left:
-        live[grip.port] = left
-
-
-class _Fork:
-    """The pipe on which a forked child says, by closing it, that our sockets are ours alone."""
-
-    pipe: tuple[int, int] | None = None
-
-
-def _before_fork() -> None:
-    _platform.spawn_lock.acquire()
-    try:
-        _Fork.pipe = os.pipe() if live else None
-    except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
-            raise
-        _Fork.pipe = None  # then the copies in the child last until it runs
-
-
-def _after_fork_in_parent() -> None:
-    if _Fork.pipe is not None:
-        reader, writer = _Fork.pipe
-        os.close(writer)
-        # Until then a port that we release is still bound by the copy in the child. A child that
-        # a debugger stops before it has run is not waited for any longer.
-        select.select([reader], [], [], _CHILD_PATIENCE_S)
-        os.close(reader)
-    _platform.spawn_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    """The parent owns them all: close the copies."""
-    for grip in _alive():
-        grip.state = RELEASED
-        grip.close()
-    live.clear()
-    if _Fork.pipe is not None:
-        for end in _Fork.pipe:
-            os.close(end)
-
-
-if hasattr(os, "register_at_fork"):
-    # `before` hooks run in the opposite order of their registration, the others in that order: the
-    # lock, registered first, is taken again inside of ours, and is a new one in the child.
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

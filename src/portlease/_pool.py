@@ -137,7 +137,7 @@ def draw_blocks(
 ) -> Iterator[int]:
     """As :func:`draw`, only ports from which every step leads to one of *members*."""
     for first in draw(ports):
-        if all(first + step in members for step in steps):
+        if all(first + step in members for step in reversed(steps)):  # the farthest fails first
             yield first
 
 

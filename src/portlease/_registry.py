@@ -14,7 +14,6 @@ twice.
 from __future__ import annotations
 
 import os
-import sys
 from collections import namedtuple
 from itertools import count
 from os import getpid
@@ -26,7 +25,6 @@ from portlease._states import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Final, NamedTuple
 
     class Row(NamedTuple):
@@ -40,30 +38,9 @@ if TYPE_CHECKING:
         since: float
         scope: str
         label: str | None
-
-    class LeaseInfo(NamedTuple):
-        """A live lease of this network namespace, as ``leases()`` gives it.
-
-        ``host`` is what the lease covers: ``"*"`` is every address, IPv4 and IPv6. ``pid`` is None
-        where the owner lives in another PID namespace. ``uid`` and ``command`` are None where /proc
-        does not show the owner. ``since`` is in seconds since the epoch.
-        """
-
-        port: int
-        kind: str
-        state: State
-        host: str
-        pid: int | None
-        uid: int | None
-        command: str | None
-        label: str | None
-        since: float
 else:
     # collections.namedtuple, because importing `typing` would double the cost of our own import.
     Row = namedtuple("Row", "port kind state pid born since scope label")  # noqa: PYI024
-    LeaseInfo = namedtuple(  # noqa: PYI024
-        "LeaseInfo", "port kind state host pid uid command label since"
-    )
 
 # sizeof(sun_path) is 108 (unix(7)); the leading NUL and "portlease/1/" take 13 of it.
 NAME_BYTES: Final = 95
@@ -98,6 +75,11 @@ def _where() -> type[_Here]:
 def birth() -> str:
     """What tells a lease of this process from all others: when it was born, and a number."""
     return f"{time_ns() // 1_000_000:x}.{next(_serial):x}"
+
+
+def since(born: str) -> float:
+    """When the lease of that birth was taken, in seconds since the epoch."""
+    return int(born.partition(".")[0], 16) / 1000
 
 
 def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
@@ -136,6 +118,8 @@ def decode(name: bytes) -> Row | None:
     if len(fields) != 8:  # noqa: PLR2004 - see the module's docstring
         return None
     port, kind, state, pid, pid_namespace, birth_and_serial, scope, label = fields
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
+        return None
     try:
         born, _, serial = birth_and_serial.rpartition(".")
         since_ms, number = (int(part, 16) for part in born.split("."))
@@ -149,7 +133,7 @@ def decode(name: bytes) -> Row | None:
             scope,
             (_unprintable(label) if "%" in label else label) or None,
         )
-        written_by_us = 0 < row.port <= MAX_PORT and min(int(serial, 16), number, since_ms) >= 0
+        written_by_us = min(int(serial, 16), number, since_ms) >= 0
     except (KeyError, ValueError, OverflowError):
         return None
     return row if written_by_us else None
@@ -209,69 +193,7 @@ def overlap(one: str, other: str) -> bool:
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether a socket on the address or wildcard *wide* is also on *narrow*."""
-    if wide == "0.0.0.0":  # noqa: S104 - a name, nothing is bound
-        return ":" not in narrow
-    if wide == "::":
-        return ":" in narrow
-    return wide in ("*", narrow)
-
-
-def leases() -> list[LeaseInfo]:
-    """Every live lease of this network namespace, of all processes and users, oldest first.
-
-    Returns:
-        One :class:`LeaseInfo` a lease. On macOS and Windows: those of this process only.
-
-    Not guaranteed:
-        A row is published by its owner, who may lie. The answer is as old as the call. Labels of
-        other processes' leases are cut to what a row holds (about 50 bytes, the end is kept).
-
-    Raises:
-        FileNotFoundError: /proc is not mounted.
-    """
-    from portlease import _lease
-
-    own = {info[:3]: info for info in _lease.own_leases()}
-    if not backend.BOARD:
-        return sorted(own.values(), key=lambda info: info.since)
-    infos = _describe(rows())
-    return [
-        info._replace(label=own[info[:3]].label)
-        if info.pid == getpid() and info[:3] in own
-        else info
-        for info in infos
-    ]
-
-
-def _describe(found: Iterable[Row]) -> list[LeaseInfo]:
-    commands: dict[int, tuple[int | None, str | None]] = {}
-    infos = []
-    for row in found:
-        uid, command = None, None
-        if row.pid is not None:
-            if row.pid not in commands:
-                commands[row.pid] = _owner(row.pid)
-            uid, command = commands[row.pid]
-        infos.append(
-            LeaseInfo(
-                row.port,
-                row.kind,
-                row.state,
-                row.scope,
-                row.pid,
-                uid,
-                command,
-                row.label,
-                row.since,
-            )
-        )
-    return infos
-
-
-def _owner(pid: int) -> tuple[int | None, str | None]:
-    if sys.platform != "linux":
-        return None, None
-    from portlease._platform import _linux_proc
-
-    info = _linux_proc.process_info(pid)
-    return (None, None) if info is None else (info.uid, info.command)
+    if wide in ("*", narrow):
+        return True
+    families = {"0.0.0.0": False, "::": True}  # noqa: S104 - names, nothing is bound
+    return narrow != "*" and families.get(wide) is (":" in narrow)

@@ -95,8 +95,8 @@ def after(state: State, action: str) -> State:
         return moves[action]
     except KeyError:
         raise LeaseStateError(
-            f"cannot {action}() a lease that is {state} ({WHO_CAN_TAKE_IT[state]} can take its "
-            f"port); {_remedy(state, action)}",
+            f"cannot {action}() a lease that is {state} (who can take its port: "
+            f"{WHO_CAN_TAKE_IT[state]}); {_remedy(state, action)}",
             state=str(state),
             action=action,
         ) from None

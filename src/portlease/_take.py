@@ -34,7 +34,8 @@ from portlease._errors import (
     PrivilegeError,
     UsageError,
 )
-from portlease._lease import Grip, Lease, LeaseGroup, live, publish
+from portlease._grip import Grip, live
+from portlease._lease import Lease, LeaseGroup, publish
 from portlease._platform import backend
 from portlease._registry import birth
 from portlease._states import GUARDED, OFFERED, State
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
-    from portlease._lease import By
+    from portlease._grip import By
     from portlease._platform._types import Closable, Handle
     from portlease._pool import Rules
     from portlease._wish import Bind, Kind
@@ -153,13 +154,15 @@ def lease_block(  # noqa: PLR0913
     The other options and the errors are those of :func:`lease`.
     """
     _checked_count(n)
-    offsets = _checked_offsets(tuple(offsets))
+    offsets = _checked_offsets(offsets)
     steps = [offset + i for offset in offsets for i in range(n)]
     if len(set(steps)) != len(steps):
         raise UsageError(
             f"{n} consecutive ports at offsets {offsets} overlap; "
             f"keep the offsets {n} apart at least"
         )
+    if max(steps) >= _pool.MAX_PORT:
+        raise UsageError(f"{n} ports at offsets {offsets} reach further than there are ports")
     wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
     by = _by(label)
     tried = 0
@@ -168,6 +171,10 @@ def lease_block(  # noqa: PLR0913
         group = _take_these([first + step for step in steps], wish, by)
         if group is not None:
             return group
+    if wish.named is not None and not tried:
+        raise UsageError(
+            f"the {len(wish.named)} ports given hold no {n} consecutive ones at offsets {offsets}"
+        )
     if wish.named is not None:
         raise _explain.none_of(wish.named)
     raise PortsExhaustedError(
@@ -257,7 +264,7 @@ def _try(port: int, wish: Wish, by: By) -> Lease | None:
             if not isinstance(error, OSError):
                 raise
             if error.errno != errno.EADDRINUSE:
-                _explain.raise_explained(error, port)
+                _explain.raise_explained(error, port, wish.scope)
             return None
         grip = Grip(port, wish, row, holds, born, by)
         one = Lease(grip)
@@ -318,13 +325,17 @@ def _candidates() -> array[int]:
 
 
 def _checked_count(n: object) -> None:
-    if not isinstance(n, int) or n < 1:
-        raise UsageError(f"n={n!r} is no number of ports; ask for one at least")
+    if not isinstance(n, int) or not 0 < n <= _pool.MAX_PORT:
+        raise UsageError(f"n={n!r} is no number of ports; ask for 1 to {_pool.MAX_PORT}")
 
 
-def _checked_offsets(offsets: tuple[object, ...]) -> tuple[int, ...]:
-    numbers = tuple(one for one in offsets if isinstance(one, int) and one >= 0)
-    if not numbers or len(numbers) < len(offsets):
+def _checked_offsets(offsets: Iterable[object]) -> tuple[int, ...]:
+    try:
+        given = tuple(offsets)
+    except TypeError:
+        given = ()
+    numbers = tuple(one for one in given if isinstance(one, int) and one >= 0)
+    if not numbers or len(numbers) < len(given):
         raise UsageError(f"offsets={offsets!r} must be numbers from 0 on, one at least")
     return numbers
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Literal, SupportsIndex, TypeAlias
 
-    from portlease._registry import LeaseInfo
+    from portlease._leases import LeaseInfo
 
     Transport: TypeAlias = Literal["tcp", "udp"]
     OccupantKind: TypeAlias = Literal[
@@ -224,10 +224,10 @@ def who(port: SupportsIndex, *, transport: Transport | None = None) -> Who:
 
 
 def _leases(port: int, transport: Transport | None) -> tuple[list[LeaseInfo], list[str]]:
-    from portlease import _registry
+    from portlease._leases import leases
 
     try:
-        every = _registry.leases()
+        every = leases()
     except FileNotFoundError as error:
         return [], [f"leases: {error}; mount /proc"]
     kinds = {"both", "tcp", "udp"} if transport is None else {"both", transport}

@@ -111,7 +111,8 @@ def wish(
         if plain and (made := _plain.get((kind, family, offer))) is not None:
             return made
         known = kind in _SOCKET_TYPES
-    except TypeError:  # unhashable: a list, say
+    except TypeError:  # unhashable: a list, say, for kind or family
+        _check_family(family)
         known = False
     if not known:
         raise UsageError(f"kind={kind!r} is no kind of port; use 'tcp', 'udp' or 'both'")
@@ -136,11 +137,10 @@ def _scope(address: Address) -> str:
 
 
 def _addresses(hosts: str | Sequence[str] | None, family: int | None) -> tuple[Address, ...]:
-    if family not in (None, _AF_INET, _AF_INET6):
-        raise UsageError(f"family={family!r} is neither socket.AF_INET nor socket.AF_INET6")
+    _check_family(family)
     if not hosts:
         return (_wildcard(family),)
-    names = (hosts,) if isinstance(hosts, str) else hosts
+    names = (hosts,) if isinstance(hosts, (str, bytes)) or not hasattr(hosts, "__iter__") else hosts
     found = dict.fromkeys(address for name in names for address in _resolved(name, family))
     # One that another covers would only be refused by it.
     return tuple(
@@ -148,6 +148,11 @@ def _addresses(hosts: str | Sequence[str] | None, family: int | None) -> tuple[A
         for one in found
         if not any(one != other and covers(_scope(other), _scope(one)) for other in found)
     )
+
+
+def _check_family(family: object) -> None:
+    if family not in (None, _AF_INET, _AF_INET6):
+        raise UsageError(f"family={family!r} is neither socket.AF_INET nor socket.AF_INET6")
 
 
 def _wildcard(family: int | None) -> Address:
@@ -161,7 +166,7 @@ def _dual_stack() -> bool:
         return backend.dual_stack()
 
 
-def _resolved(host: str, family: int | None) -> Iterator[Address]:
+def _resolved(host: object, family: int | None) -> Iterator[Address]:
     if not isinstance(host, str):
         raise UsageError(f"host={host!r} is no host name or address, which is a str")
     if host == "::" and family is None and _dual_stack():
@@ -202,6 +207,8 @@ def _is_local(address: Address) -> bool:
 
 
 def _checked(ports: Iterable[int]) -> array[int]:
+    if isinstance(ports, (str, bytes)):
+        raise UsageError(f"ports={ports!r} is text and no set of ports; write ports=[8080]")
     try:
         numbers = sorted({_port_number(port) for port in ports})
     except TypeError:

@@ -197,5 +197,20 @@ def offer(hold: Handle) -> None:
 
 
 def withdraw(hold: Handle) -> None:
-    """Clear SO_REUSEADDR."""
+    """Clear SO_REUSEADDR, and what a server with SO_REUSEPORT may have left in the port's bucket.
+
+    The kernel remembers it there (tb->fastreuseport, inet_csk_update_fastreuse()) when the server
+    has long gone, and lets the next one of the same user in without looking at the hold. A socket
+    that joins the bucket without SO_REUSEPORT makes it forget.
+    """
+    with socket.socket(hold.family, hold.type) as joiner:
+        if hold.family == _AF_INET6:
+            v6only = hold.getsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY)
+            joiner.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, v6only)
+        joiner.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 1)
+        try:
+            joiner.bind(hold.getsockname())
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # the server listens there still
+                raise
     hold.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 0)

@@ -1,0 +1,73 @@
+"""Seeing other processes end, without sleeping and without mistaking a new one for the old."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+HANG_S = 60.0
+"""A hang guard: no test takes so long."""
+
+
+@contextlib.contextmanager
+def watched(pids: Iterable[int]) -> Iterator[Callable[[], list[int]]]:
+    """Keep hold of processes by pidfd_open(2).
+
+    What it gives waits until all of them have ended, and returns those that have not in HANG_S. It
+    ends those itself, so that a failed test leaves nothing behind.
+    """
+    fds: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            fds[pid] = os.pidfd_open(pid)
+
+    def wait_all() -> list[int]:
+        return [pid for pid, fd in fds.items() if not readable(fd, HANG_S)]
+
+    try:
+        yield wait_all
+    finally:
+        for fd in fds.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+
+
+def readable(fd: int, timeout_s: float) -> bool:
+    """Wait until *fd* can be read (a pidfd: until its process has ended)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that nothing announces; fail after HANG_S."""
+    give_up = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < give_up, "it never came about"
+        select.select([], [], [], 0.001)
+
+
+def fork() -> int:
+    """As os.fork(), which warns from Python 3.12 on where there are threads (pytest-xdist's)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def status(pid: int, field: str) -> str:
+    """One field of /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return value.strip()
+    raise KeyError(field)
