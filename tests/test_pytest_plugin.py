@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from _need import need
 
 if TYPE_CHECKING:

@@ -18,13 +18,14 @@ from portlease._states import HELD, RELEASED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _weakref import ref
+    from types import CodeType
     from typing import Final, TypeAlias
 
     from portlease._platform._types import Closable, Handle
     from portlease._wish import Bind, Wish
 
-    # On whose behalf: the label, and the file and line of the call.
-    By: TypeAlias = tuple[str | None, str, int]
+    # On whose behalf: the label, and the code and instruction of the call.
+    By: TypeAlias = tuple[str | None, CodeType, int]
 
 _CHILD_PATIENCE_S: Final = 1.0
 
@@ -51,7 +52,7 @@ class Grip:
         wish: Wish,
         row: Closable,
         holds: list[tuple[Bind, Handle]],
-        born: str,
+        born: bytes,
         by: By,
     ) -> None:
         self.port = port
@@ -94,7 +95,10 @@ def alive() -> list[Grip]:
 
 def forget(grip: Grip) -> None:
     """Take *grip* out of ``live``."""
-    left = [known for known in live.pop(grip.port, ()) if known() not in (None, grip)]
+    known = live.pop(grip.port, ())
+    if len(known) == 1 and known[0]() is grip:
+        return
+    left = [one for one in known if one() not in (None, grip)]
     if left:
         live[grip.port] = left
 

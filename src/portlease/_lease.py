@@ -15,7 +15,6 @@ import sys
 import time
 from _warnings import warn
 from _weakref import ref  # `weakref` itself would be 2 ms of import; this is its core
-from os import getpid
 
 from portlease import _explain, _platform, _registry, _wish
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, NoReturn, Self
 
-    from portlease._grip import Grip
+    from portlease._grip import By, Grip
     from portlease._platform._types import Closable, Handle
     from portlease._registry import Row
     from portlease._wish import Bind, Kind, Wish
@@ -63,7 +62,7 @@ class Lease:
     def __init__(self, grip: Grip) -> None:
         self.port = port = grip.port
         self._grip = grip
-        self._owner = getpid()
+        self._owner = _platform.pid
         if port in live:
             live[port].append(ref(grip))
         else:
@@ -97,7 +96,7 @@ class Lease:
     @property
     def state(self) -> State:
         """Where it stands; who can take the port there is in :mod:`portlease._states`."""
-        return self._grip.state if self._owner == getpid() else RELEASED
+        return self._grip.state if self._owner == _platform.pid else RELEASED
 
     def offer(self) -> None:
         """HELD -> OFFERED: let a server that sets SO_REUSEADDR bind beside the hold.
@@ -201,7 +200,7 @@ class Lease:
 
         A socket that was handed over stays open: it is not the lease's any more.
         """
-        if self._owner != getpid():
+        if self._owner != _platform.pid:
             return
         with _platform.spawn_lock:
             grip = self._grip
@@ -214,7 +213,7 @@ class Lease:
 
     def _moving(self, action: str) -> _Moving:
         """The change of state that *action* is; raises if it is not allowed. Needs the lock."""
-        if self._owner != getpid():
+        if self._owner != _platform.pid:
             raise LeaseStateError(
                 f"cannot {action}() the lease of port {self.port} here: it belongs to process "
                 f"{self._owner}, of which this is a forked child; take one of its own with "
@@ -301,7 +300,7 @@ class Lease:
             for row in rows
             # A taker's row is HELD or OFFERED from the start.
             if row.state in (HELD, OFFERED)
-            and (row.pid, row.born) != (getpid(), self._grip.born)
+            and (row.pid, row.born) != (_platform.pid, self._grip.born)
             and (row.kind == self.kind or "both" in (row.kind, self.kind))
             and _registry.overlap(row.scope, self.scope)
         ]
@@ -404,14 +403,13 @@ class Lease:
 
     def __del__(self) -> None:
         # A lease whose __init__ never ran (`Lease()` raises TypeError) has no owner.
-        if getattr(self, "_owner", None) != getpid() or self._grip.over:
+        if getattr(self, "_owner", None) != _platform.pid or self._grip.over:
             return
         try:
             if self._grip.state not in (HANDED_OVER, RELEASED):
-                _, file, line = self._grip.by
                 warn(
-                    f"lease of port {self.port} was never released; it was taken at {file}:{line}. "
-                    "Use it in a with block, or call release()",
+                    f"lease of port {self.port} was never released; it was taken at "
+                    f"{place(self._grip.by)}. Use it in a with block, or call release()",
                     ResourceWarning,
                     stacklevel=2,
                     source=self,
@@ -422,6 +420,13 @@ class Lease:
 
 class _RefusedError(Exception):
     """Why a lease could not move; :class:`_Moving` makes a PortUnavailableError of it."""
+
+
+def place(by: By) -> str:
+    """The file and line of the call. Found here, as it takes a walk through the caller's code."""
+    _, code, at = by
+    lines = (line for start, end, line in code.co_lines() if start <= at < end)
+    return f"{code.co_filename}:{next(lines, code.co_firstlineno)}"
 
 
 class _Moving:
@@ -514,7 +519,7 @@ class LeaseGroup(tuple["Lease", ...]):
         self.release()
 
 
-def publish(port: int, wish: Wish, state: State, born: str, label: str | None) -> Closable | None:
+def publish(port: int, wish: Wish, state: State, born: bytes, label: str | None) -> Closable | None:
     """Put a lease's row on the board; None if this very row is there already.
 
     Raises:

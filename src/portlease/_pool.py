@@ -37,6 +37,10 @@ BROWSERS_REFUSE: Final = frozenset(
 )
 
 
+# getrandom(2) takes 0.4 us for 4 bytes and 1 us for 256.
+_WORDS_AT_ONCE: Final = 64
+
+
 class Rules:
     """What this machine says about its ports, as the platform read it.
 
@@ -101,13 +105,25 @@ def last_resort(rules: Rules) -> array[int]:
     return array("H", [port for port in range(first, high + 1) if port not in rules.reserved])
 
 
+_ahead: list[int] = []
+
+
 def _word() -> int:
-    """32 random bits of the operating system.
+    """32 random bits of the operating system, 64 times as many with one system call.
 
     Not of :mod:`random`: test runners reseed that generator with one seed in every worker, and all
     of them would then draw alike.
     """
-    return int.from_bytes(os.urandom(4), "little")
+    try:
+        return _ahead.pop()
+    except IndexError:
+        word, *more = array("I", os.urandom(4 * _WORDS_AT_ONCE))
+        _ahead.extend(more)
+        return word
+
+
+if hasattr(os, "register_at_fork"):  # or parent and child would draw alike
+    os.register_at_fork(after_in_child=_ahead.clear)
 
 
 def pick(ports: array[int]) -> int:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 from itertools import count
-from os import getpid
 from time import time_ns
 
+from portlease import _platform
 from portlease._platform import backend
 from portlease._pool import MAX_PORT
 from portlease._states import State
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         kind: str
         state: State
         pid: int | None
-        born: str
+        born: bytes
         since: float
         scope: str
         label: str | None
@@ -46,7 +46,8 @@ else:
 NAME_BYTES: Final = 95
 _KINDS: Final = {"t": "tcp", "u": "udp", "b": "both"}
 _STATES: Final = {state.letter: state for state in State}
-_KIND_LETTERS: Final = {kind: letter for letter, kind in _KINDS.items()}
+_KIND_LETTERS: Final = {kind: letter.encode() for letter, kind in _KINDS.items()}
+_STATE_LETTERS: Final = {state: letter.encode() for letter, state in _STATES.items()}
 
 
 _serial: Final = count()
@@ -57,39 +58,46 @@ class _Here:
 
     pid: int = 0
     pid_namespace: str = ""
-    middle: str = ""
+    middle: bytes = b""
 
 
 def _where() -> type[_Here]:
-    if _Here.pid != (pid := getpid()):  # the first call, or a forked child
+    if _Here.pid != (pid := _platform.pid):  # the first call, or a forked child
         try:
             inode = os.stat("/proc/self/ns/pid").st_ino
         except (FileNotFoundError, PermissionError):
             inode = 0
         _Here.pid_namespace = f"{inode:x}"
-        _Here.middle = f"{pid}/{inode:x}"
+        _Here.middle = b"%d/%x" % (pid, inode)
         _Here.pid = pid
     return _Here
 
 
-def birth() -> str:
+def birth() -> bytes:
     """What tells a lease of this process from all others: when it was born, and a number."""
-    return f"{time_ns() // 1_000_000:x}.{next(_serial):x}"
+    return b"%x.%x" % (time_ns() // 1_000_000, next(_serial))
 
 
-def since(born: str) -> float:
+def since(born: bytes) -> float:
     """When the lease of that birth was taken, in seconds since the epoch."""
-    return int(born.partition(".")[0], 16) / 1000
+    return int(born.partition(b".")[0], 16) / 1000
 
 
 def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
-    port: int, kind: str, state: State, born: str, scope: str, label: str | None
+    port: int, kind: str, state: State, born: bytes, scope: str, label: str | None
 ) -> bytes:
     """A row of a lease of this process, never twice the same."""
-    here = _where().middle
-    head = f"{port}/{_KIND_LETTERS[kind]}/{state.letter}/{here}/{born}.{next(_serial):x}/{scope}/"
+    head = b"%d/%b/%b/%b/%b.%x/%b/" % (  # bytes: half the time that text and encode() take
+        port,
+        _KIND_LETTERS[kind],
+        _STATE_LETTERS[state],
+        _where().middle,
+        born,
+        next(_serial),
+        scope.encode(),
+    )
     if label is None and len(head) <= NAME_BYTES:
-        return head.encode()
+        return head
     if len(head) > NAME_BYTES:
         # Only a lease on many given hosts: what it covers is then told as a whole.
         return encode(port, kind, state, born, "*", label)
@@ -98,7 +106,7 @@ def encode(  # noqa: PLR0913, PLR0917 - the fields of a row
     if len(tail) > room:
         # The end of a test's node id says more than its beginning.
         tail = b"..." + tail[len(tail) - room + 3 :] if room > 3 else b""  # noqa: PLR2004
-    return head.encode() + tail
+    return head + tail
 
 
 def _printable(label: str) -> str:
@@ -128,7 +136,7 @@ def decode(name: bytes) -> Row | None:
             _KINDS[kind],
             _STATES[state],
             int(pid) if pid_namespace == _where().pid_namespace else None,
-            born,
+            born.encode(),
             since_ms / 1000,
             scope,
             (_unprintable(label) if "%" in label else label) or None,

@@ -98,7 +98,7 @@ def lease(  # noqa: PLR0913 - all but the first by keyword
 
     Source: bind(2), ip(7), socket(7); net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict().
     """
-    wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
+    wish = wished(kind, host, family, offer, ports)
     return _take(wish, _by(label))
 
 
@@ -117,7 +117,7 @@ def lease_many(  # noqa: PLR0913
     The options are those of :func:`lease`; so are the errors, and none leaves a port taken.
     """
     _checked_count(n)
-    wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
+    wish = wished(kind, host, family, offer, ports)
     by = _by(label)
     taken: list[Lease] = []
     try:
@@ -163,7 +163,7 @@ def lease_block(  # noqa: PLR0913
         )
     if max(steps) >= _pool.MAX_PORT:
         raise UsageError(f"{n} ports at offsets {offsets} reach further than there are ports")
-    wish = wished(kind, host=host, family=family, offer=offer, ports=ports)
+    wish = wished(kind, host, family, offer, ports)
     by = _by(label)
     tried = 0
     for first in _starts(wish, steps):
@@ -345,9 +345,9 @@ def _by(label: str | None) -> By:
     if label is not None and not isinstance(label, str):
         raise UsageError(f"label={label!r} is no text; give a str")
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return label, frame.f_code.co_filename, frame.f_lineno
+    return label, frame.f_code, frame.f_lasti
 
 
 _guarded: deque[Lease] = deque()

@@ -99,10 +99,9 @@ _plain: dict[tuple[Kind, int | None, bool], Wish] = {}
 
 def wish(
     kind: Kind,
-    *,
     host: str | Sequence[str] | None,
     family: int | None,
-    offer: bool,
+    offer: bool,  # noqa: FBT001 - our own calls only; keywords would cost each of them 0.1 us
     ports: Iterable[int] | None,
 ) -> Wish:
     """The wish for these options; one object for all who want any port on every address."""

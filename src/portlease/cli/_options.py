@@ -1,0 +1,197 @@
+"""Options and argument types that several commands have."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import click
+
+from portlease import _pool, _template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias, TypeVar
+
+    AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+    Option: TypeAlias = Callable[[AnyFunction], AnyFunction]
+    Numbers: TypeAlias = click.ParamType[tuple[int, ...]]
+    Text: TypeAlias = click.ParamType[str]
+    Pair: TypeAlias = click.ParamType[tuple[str, str]]
+else:
+    # Before click 8.4 the class takes no type arguments.
+    Numbers = Text = Pair = click.ParamType
+
+
+class PortNumber(click.IntRange):
+    """A port number, completed from the live leases."""
+
+    name = "port"
+
+    def __init__(self) -> None:
+        super().__init__(1, _pool.MAX_PORT)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """The ports that are leased now."""
+        del ctx, param
+        from click.shell_completion import CompletionItem
+
+        from portlease import _registry
+
+        return [
+            CompletionItem(str(row.port), help=row.label)
+            for row in _registry.rows()
+            if str(row.port).startswith(incomplete)
+        ]
+
+
+class PortList(Numbers):
+    """Numbers and ranges, ``8000-8099,9000``, as a tuple of numbers."""
+
+    name = "ports"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Raise what click shows for anything else."""
+        if isinstance(value, tuple):
+            return value
+        text = str(value)
+        # Numbers that are no ports are refused before a range is made of them.
+        if any(len(digits) > 5 for digits in text.replace(",", "-").split("-")):  # noqa: PLR2004
+            self.fail(f"{text!r} names no ports: they go to {_pool.MAX_PORT}", param, ctx)
+        try:
+            ports = _pool.parse_port_list(text)
+        except ValueError:
+            self.fail(f"{text!r} is no list of ports, such as 8000-8099,9000", param, ctx)
+        if not ports or not 0 < min(ports) <= max(ports) <= _pool.MAX_PORT:
+            self.fail(f"{text!r} names no ports from 1 to {_pool.MAX_PORT}", param, ctx)
+        return tuple(sorted(ports))
+
+
+class Offsets(Numbers):
+    """Numbers, ``0,10000``, as a tuple."""
+
+    name = "offsets"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Raise what click shows for anything else."""
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            self.fail(f"{value!r} is no list of offsets, such as 0,10000", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class PortName(Text):
+    """The name of a port in templates."""
+
+    name = "name"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Raise what click shows for anything else."""
+        text = str(value)
+        if not _template.is_name(text):
+            self.fail(
+                f"{text!r} cannot name a port: use lower-case letters, digits and _, beginning "
+                f"with a letter, and none of {', '.join(sorted(_template.RESERVED))}",
+                param,
+                ctx,
+            )
+        return text
+
+
+class Assignment(Pair):
+    """``NAME=VALUE``, as a pair."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Raise what click shows for anything else."""
+        if isinstance(value, tuple):
+            return value
+        name, sign, text = str(value).partition("=")
+        if not name or not sign:
+            self.fail(f"{value!r} is no NAME=VALUE", param, ctx)
+        return name, text
+
+
+def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what `click.FloatRange` lets through: NaN, which is outside of no range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("that is no number of seconds", ctx, param)
+    return value
+
+
+def count(what: str) -> Option[Any]:
+    """``-n N``."""
+    return click.option(
+        "-n", "n", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help=what
+    )
+
+
+def kind(function: AnyFunction) -> AnyFunction:
+    """``--udp`` and ``--both``; TCP without them. The last one counts."""
+    both = click.option("--both", "kind", flag_value="both", help="TCP and UDP on one number.")
+    udp = click.option("--udp", "kind", flag_value="udp", help="UDP instead of TCP.")
+    return udp(both(function))
+
+
+def where(function: AnyFunction) -> AnyFunction:
+    """``--host`` and ``--ports``."""
+    host = click.option(
+        "--host",
+        metavar="HOST",
+        help="Lease the port on this address alone; by default on every address.",
+    )
+    ports = click.option(
+        "--ports",
+        type=PortList(),
+        metavar="LIST",
+        help="Take only these, such as 8000-8099,9000; by default any outside the range that the "
+        "system itself gives ports from.",
+    )
+    return host(ports(function))
+
+
+def label(function: AnyFunction) -> AnyFunction:
+    """``--label``."""
+    return click.option(
+        "--label", metavar="TEXT", help="What `portlease ls` and errors call the lease."
+    )(function)
+
+
+def block(function: AnyFunction) -> AnyFunction:
+    """``--block`` and ``--offsets``."""
+    consecutive = click.option("--block", is_flag=True, help="N consecutive ports.")
+    offsets = click.option(
+        "--offsets",
+        type=Offsets(),
+        metavar="LIST",
+        help="N consecutive ports at each of these distances, such as 0,10000; implies --block.",
+    )
+    return consecutive(offsets(function))
+
+
+def as_json(function: AnyFunction) -> AnyFunction:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")(function)
+
+
+def how(function: AnyFunction) -> AnyFunction:
+    """``--how``."""
+    return click.option(
+        "--how",
+        type=click.Choice(["offer", "step-aside"]),
+        help="Keep the hold beside a server that sets SO_REUSEADDR, or free the port for any "
+        "server and guard it against other leases.",
+    )(function)

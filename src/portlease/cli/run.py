@@ -1,0 +1,327 @@
+"""``portlease run``: a command on leased ports, alone, with a client, or many side by side."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from portlease import _template
+from portlease._attempt import prepare
+from portlease._platform import backend
+from portlease._serve import Server
+from portlease.cli import _check, _foreground, _options, _pair, _say, _signals, _status
+from portlease.cli._plan import TIMEOUT_S, Plan, never_ending
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from portlease import Lease
+    from portlease._command import How
+    from portlease._wish import Kind
+
+_THEN = "--then"
+
+_HELP = """\
+Run a command on a port that is leased for it.
+
+\b
+  portlease run -- redis-server --port {port}
+  portlease run -e URL=http://127.0.0.1:{port} -- npm start
+  portlease run --port admin -- ./server --port {port} --admin {admin}
+  portlease run -- redis-server --port {port} --then redis-cli -p {port} ping
+  portlease run --ready /health -- ./server {port} --then ./smoke-test {port}
+  portlease run -n 8 -- ./server {port} --then ./test http://127.0.0.1:{port}
+
+In the arguments and in the values of -e, {port} is the number, {NAME} that of a further port that
+--port or --udp names, and {host} the address to bind, 127.0.0.1 unless --host says otherwise. Other
+braces stay as they are; {{port}} is the text {port}. PORT and NAME_PORT are set in the environment.
+
+Alone, the command runs in the foreground: the terminal, standard input and output, signals and
+Ctrl-C are its own, and so is the exit status. What it leaves running in the background is ended
+when it ends; a daemon that serves the port (within 2 s, or --timeout) keeps its lease until it
+ends. As we do not see what it writes, and so not why it fails, it gets its port GUARDED: free for
+any server, kept from every other lease, and outside the range from which bind(0) and connect() are
+given ports. --how offer keeps the hold beside a server that sets SO_REUSEADDR.
+
+With --then, the server runs in the background, its output kept: the client is started, in the
+foreground, once the server's own socket listens; then the server is stopped, and the exit status is
+the client's. What the server wrote is shown if something failed, or with --verbose. Its port stays
+held (OFFERED) beside a server that sets SO_REUSEADDR; if it proves not to, the lease steps aside
+and it is started once more.
+
+With -n, so many servers, or servers with their clients, run side by side, each on ports of its own,
+with a table of them in the end; the exit status is the highest one. Without clients, the ports are
+printed once all are ready, and the servers run until Ctrl-C.
+
+\b
+--json: with --then or -n, one document on standard output, with the clients'
+output in it; otherwise a line for each event on standard error.
+
+\b
+Exit status: the command's, or the client's; 128+N if signal N ended it;
+  124 not ready in time, 125 no port, 126 cannot be executed, 127 not found.
+"""
+
+
+class _Run(click.Command):
+    """Knows the mistake that is easily made."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with a better hint than "no such option"."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if _THEN not in given:
+                raise
+            raise click.UsageError(
+                f"{error.format_message().rstrip('.')}; if it is the client's, write -- COMMAND "
+                f"ARGS... {_THEN} CLIENT ARGS..., or quote the client: {_THEN} 'CLIENT ARGS...'",
+                ctx,
+            ) from None
+
+
+@click.command(
+    "run",
+    cls=_Run,
+    help=_HELP,
+    short_help="Run a command on a leased port.",
+    context_settings={"allow_interspersed_args": False},
+)
+@click.option(
+    "--port",
+    "tcp_names",
+    multiple=True,
+    type=_options.PortName(),
+    metavar="NAME",
+    help="Lease a further TCP port, {NAME}. May be repeated.",
+)
+@click.option(
+    "--udp",
+    "udp_names",
+    multiple=True,
+    type=_options.PortName(),
+    metavar="NAME",
+    help="The same for UDP; `--udp port` makes {port} itself UDP, and with `--port port` both.",
+)
+@click.option(
+    "-e",
+    "--env",
+    multiple=True,
+    type=_options.Assignment(),
+    metavar="NAME=VALUE",
+    help="Set a variable for the command and the client; {port} is filled in. May be repeated.",
+)
+@click.option(
+    "--ready",
+    metavar="PATH|CMD",
+    help="Ready only when GET /PATH (or http://{host}:{admin}/PATH) is answered by 2xx or 3xx, or "
+    "when CMD, a shell's words, exits with 0. It must listen first in any case.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    callback=_options.a_number,
+    metavar="S",
+    help=f"Seconds until it must be ready; {TIMEOUT_S:g} by default. Alone, it must be ready at "
+    "all only with this or --ready.",
+)
+@click.option(
+    "--wait-for",
+    multiple=True,
+    type=_options.PortName(),
+    metavar="NAME",
+    help="It is ready when it listens on these; by default on all of its ports. May be repeated.",
+)
+@click.option(
+    "--stop-timeout",
+    "stop_timeout_s",
+    type=click.FloatRange(min=0),
+    callback=_options.a_number,
+    default=_foreground.STOP_TIMEOUT_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds from SIGTERM to SIGKILL when it is stopped.",
+)
+@click.option("--then", "then", metavar="'CLIENT ARGS'", help="The client, as a shell's words.")
+@_options.count("So many of them, side by side.")
+@_options.where
+@_options.label
+@_options.how
+@click.option("-v", "--verbose", is_flag=True, help="Tell more, and show the server's output.")
+@click.option("-q", "--quiet", is_flag=True, help="Tell of errors only.")
+@_options.as_json
+@click.argument(
+    "words",
+    metavar="-- COMMAND ARGS... [--then CLIENT ARGS...]",
+    nargs=-1,
+    type=click.UNPROCESSED,
+)
+def command(  # noqa: PLR0913 - its options
+    *,
+    tcp_names: tuple[str, ...],
+    udp_names: tuple[str, ...],
+    env: tuple[tuple[str, str], ...],
+    ready: str | None,
+    timeout_s: float | None,
+    wait_for: tuple[str, ...],
+    stop_timeout_s: float,
+    then: str | None,
+    n: int,
+    host: str | None,
+    ports: tuple[int, ...] | None,
+    label: str | None,
+    how: How | None,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+    words: tuple[str, ...],
+) -> int:
+    """Sort out what is to be run, and run it."""
+    if not words:
+        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS... {port}")
+    server, client = _split(words, then)
+    with never_ending() as stdin:
+        return _run(
+            Plan(
+                server=server,
+                client=client,
+                kinds=_kinds(tcp_names, udp_names),
+                env=dict(env),
+                host=host,
+                ports=ports,
+                label=label,
+                how=how,
+                ready=ready,
+                wait_for=wait_for or None,
+                timeout_s=timeout_s,
+                stop_timeout_s=stop_timeout_s,
+                n=n,
+                verbose=verbose,
+                quiet=quiet,
+                as_json=as_json,
+                stdin=stdin,
+            )
+        )
+
+
+def _run(plan: Plan) -> int:
+    plan.command()  # what can never work is found out before anything is started
+    _check.validate(plan)
+    for name in sorted(plan.templates() - {*plan.kinds, _template.HOST}) if plan.verbose else ():
+        _say.say(f"{{{name}}} stays as it is; if it is to be a port, say --port {name}")
+    if plan.n > 1 or (plan.as_json and plan.client):
+        from portlease.cli import _many
+
+        return _many.run(plan)
+    if plan.client:
+        return _pair.run(plan)
+    if plan.ready is None and plan.timeout_s is None:
+        return _alone(plan)
+    return _alone_when_ready(plan)
+
+
+def _split(words: Sequence[str], then: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The server's words and the client's."""
+    if then is not None:
+        client = tuple(_shell_words(then))
+        server = tuple(words)
+    elif _THEN in words:
+        at = words.index(_THEN)
+        server, client = tuple(words[:at]), tuple(words[at + 1 :])
+        if client[:1] == ("--",):  # some write it there, too
+            client = client[1:]
+    else:
+        return tuple(words), ()
+    if not client:
+        raise click.UsageError(f"there is no client behind {_THEN}")
+    if not server:
+        raise click.UsageError(f"there is no command before {_THEN}")
+    return server, client
+
+
+def _shell_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise click.UsageError(f"{_THEN} {text!r} are no shell words: {error}") from error
+
+
+def _kinds(tcp: Iterable[str], udp: Iterable[str]) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = dict.fromkeys(tcp, "tcp")
+    for name in udp:
+        kinds[name] = "both" if name in kinds else "udp"
+    main = kinds.pop(_template.PORT, "tcp")
+    return {_template.PORT: main, **kinds}
+
+
+def _how(plan: Plan, leases: Mapping[str, Lease]) -> How:
+    """How a command is served of which nobody sees the output, and so why it failed.
+
+    Only inside the ephemeral range, where there was no port outside it, is a guarded port so much
+    less than a held one that a server without SO_REUSEADDR had better ask for it.
+    """
+    if plan.how is not None:
+        return plan.how
+    rules = backend.rules()
+    inside = any(rules.is_ephemeral(lease.port) for lease in leases.values())
+    return "offer" if inside else "step-aside"
+
+
+def _alone(plan: Plan) -> int:
+    """In the foreground, for as long as it runs."""
+    with _signals.interrupting(), plan.all_leases() as leases:
+        how = _how(plan, leases)
+        prepare(leases, how)
+        numbers = {name: lease.port for name, lease in leases.items()}
+        asked = plan.command(foreground=True)
+        argv, env = asked.filled(numbers, asked.bind_host(plan.host))
+        _tell_started(plan, numbers)
+        status = _foreground.run(argv, env, ports=numbers.values(), grace_s=plan.stop_timeout_s)
+    _tell_ended(plan, status)
+    if status != _status.OK and how == "offer" and plan.how is None:
+        _say.say(
+            "there was no port outside the ephemeral range, so the lease stayed beside the "
+            "command; if it could not bind its port, try --how step-aside"
+        )
+    return status
+
+
+def _alone_when_ready(plan: Plan) -> int:
+    """In the foreground, and stopped if it is not ready in time."""
+    begun = time.monotonic()
+    with _signals.interrupting(), plan.main_lease() as main:
+        how = _how(plan, {_template.PORT: main})
+        with Server(plan.command(foreground=True, how=how), main) as server:
+            _tell_started(plan, server.ports)
+            _check.wait(server, plan, begun)
+            _tell_ready(plan, server, time.monotonic() - begun)
+            status = _foreground.see_out(
+                server.process, begun, ports=server.ports.values(), grace_s=plan.stop_timeout_s
+            )
+    _tell_ended(plan, status)
+    return status
+
+
+def _tell_started(plan: Plan, ports: Mapping[str, int]) -> None:
+    if plan.as_json:
+        _say.tell_json({"event": "started", "ports": ports})
+    elif plan.talks:
+        told = "" if _template.PORT in plan.templates() else ", which nothing but PORT tells it"
+        _say.say(f"{plan.server[0]} gets port {_say.ports(ports)}{told}")
+
+
+def _tell_ready(plan: Plan, server: Server, after_s: float) -> None:
+    if plan.as_json:
+        _say.tell_json({"event": "ready", "pid": server.process.pid, "after_s": round(after_s, 4)})
+    elif plan.talks:
+        _say.say(f"{plan.server[0]} is ready after {after_s:.2f} s")
+
+
+def _tell_ended(plan: Plan, status: int) -> None:
+    if plan.as_json:
+        _say.tell_json({"event": "ended", "status": status})
