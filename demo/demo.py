@@ -91,7 +91,7 @@ def openssl(folder: Path) -> Iterator[tuple[portlease.Server, str]]:
         check=True,
         capture_output=True,
     )
-    command = [found("openssl"), "s_server", "-accept", "{port}", "-www"]
+    command = [found("openssl"), "s_server", "-accept", "{port}"]
     with portlease.serve([*command, "-cert", str(cert), "-key", str(key)]) as server:
         context = ssl.create_default_context(cafile=str(cert))
         with (

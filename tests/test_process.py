@@ -23,21 +23,21 @@ import pytest
 
 from _need import need
 from _processes import HANG_S, fork, readable, status, wait_for, watched
-from portlease import _process
 from portlease._errors import (
     ResourceLimitError,
     ServerError,
     ServerStartError,
     UsageError,
 )
-from portlease._process import Process
+from portlease._server import _process
+from portlease._server._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 if sys.platform == "linux":
-    from portlease import _keeper, _process_linux
-    from portlease._process_linux import KeptProcess
+    from portlease._server import _keeper, _process_linux
+    from portlease._server._process_linux import KeptProcess
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 SLEEP = ["sleep", "1000"]
@@ -615,7 +615,7 @@ def test_many_threads_stop_one_process() -> None:
 PARENT = (
     DAEMON
     + """
-from portlease._process import Process
+from portlease._server._process import Process
 code = open(__file__).read().split("# ---")[0] + '''
 if os.fork() == 0:
     signal.pause()
@@ -867,9 +867,9 @@ def test_a_defect_while_it_runs_is_told(output: Output, monkeypatch: pytest.Monk
 # Root without CAP_KILL may not signal other users' processes.
 POWERLESS = """
 import ctypes, os, pathlib, marshal, signal, sys
-from portlease import _keeper, _process_linux
+from portlease._server import _keeper, _process_linux
 from portlease._errors import ServerError
-from portlease._process import Process
+from portlease._server._process import Process
 assert ctypes.CDLL(None).prctl(24, 5, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_KILL
 source = pathlib.Path(_keeper.__file__).read_text()
 hasty = source.replace("STUCK_AFTER_S: \\"Final\\" = 5.0", "STUCK_AFTER_S = 0.05")

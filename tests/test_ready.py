@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portlease._ready import (
+from portlease._server._ready import (
     Coverage,
     Listening,
     client_host,

@@ -33,15 +33,12 @@ from portlease import (
     ServerStartError,
     ServerTimeoutError,
     UsageError,
-    _attempt,
-    _output,
-    _process,
-    _serve,
     serve,
 )
+from portlease._server import _attempt, _output, _process, _serve
 
 if sys.platform == "linux":
-    from portlease._process_linux import KeptProcess
+    from portlease._server._process_linux import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portlease._template import is_name, names_in, substitute
+from portlease._server._template import is_name, names_in, substitute
 
 VALUES = {"port": 8080, "admin": 9090, "host": "127.0.0.1"}
 

@@ -30,7 +30,7 @@ from portlease._take import lease, lease_block, lease_many
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from portlease import script_helper, socket_helper
-    from portlease._serve import Server, ServerKilledWarning, serve
+    from portlease._server._serve import Server, ServerKilledWarning, serve
     from portlease._who import Who, who
     from portlease.socket_helper import (
         HOST,
@@ -83,9 +83,9 @@ __all__ = [
 # What a bare lease does not need is loaded when it is first asked for: subprocess, dataclasses and
 # unittest would make `import portlease` several times as long.
 _LATER = {
-    "Server": "_serve",
-    "ServerKilledWarning": "_serve",
-    "serve": "_serve",
+    "Server": "_server._serve",
+    "ServerKilledWarning": "_server._serve",
+    "serve": "_server._serve",
     "Who": "_who",
     "who": "_who",
     "HOST": "socket_helper",

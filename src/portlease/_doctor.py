@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from portlease import _pool, _registry
 from portlease._errors import PortleaseError, PortUnavailableError
 from portlease._platform import backend
-from portlease._process import Process
+from portlease._server._process import Process
 from portlease._take import lease
 
 if TYPE_CHECKING:

@@ -76,6 +76,18 @@ def culprits(port: int) -> str:
     from portlease import _who
 
     try:
-        return str(_who.who(port))
-    except OSError as error:  # neither netlink nor /proc: say so in the error that is under way
+        who = _who.who(port)
+        guarded = [name for name in ("tcp", "udp") if who.free and _is_guarded(name, port)]
+        if guarded:
+            return f"{'/'.join(guarded)} {port}: guarded, by a process that shows no lease"
+        return str(who)
+    except OSError as error:  # no netlink, no /proc, no descriptor: said in the error under way
         return f"{port}: who has it cannot be seen here ({error})"
+
+
+def _is_guarded(transport: str, port: int) -> bool:
+    guard = backend.guard(transport, port)
+    if guard is None:
+        return True
+    guard.close()
+    return False

@@ -110,7 +110,6 @@ class _Fork:
 
 
 def _before_fork() -> None:
-    _platform.spawn_lock.acquire()
     try:
         _Fork.pipe = os.pipe() if live else None
     except OSError as error:
@@ -120,15 +119,12 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    try:
-        if _Fork.pipe is not None:
-            reader, writer = _Fork.pipe
-            os.close(writer)
-            # A child that a debugger stops before it has run is not waited for any longer.
-            _wait_readable(reader, _CHILD_PATIENCE_S)
-            os.close(reader)
-    finally:
-        _platform.spawn_lock.release()
+    if _Fork.pipe is not None:
+        reader, writer = _Fork.pipe
+        os.close(writer)
+        # A child that a debugger stops before it has run is not waited for any longer.
+        _wait_readable(reader, _CHILD_PATIENCE_S)
+        os.close(reader)
 
 
 def _wait_readable(fd: int, timeout_s: float) -> None:
@@ -151,10 +147,9 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # `before` hooks run in the opposite order of their registration, the others in that order: the
-    # lock, registered first, is taken again inside of ours, and is a new one in the child.
     os.register_at_fork(
         before=_before_fork,
         after_in_parent=_after_fork_in_parent,
         after_in_child=_after_fork_in_child,
     )
+_platform.guard_forks()

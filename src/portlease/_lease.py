@@ -305,12 +305,14 @@ class Lease:
             and _registry.overlap(row.scope, self.scope)
         ]
 
-    def _close_up(self) -> None:
+    def _close_up(self, *, to_listen: bool = False) -> None:
         """From OFFERED: keep servers out again, and take back the UDP part if there is one."""
         holds = self._tcp_holds()
+        # listen(2) looks for conflicts anew itself.
+        withdraw = backend.withdraw_to_listen if to_listen else backend.withdraw
         try:
             for hold in holds:
-                backend.withdraw(hold)
+                withdraw(hold)
             self._reoccupy()
         except BaseException:
             for hold in holds:
@@ -347,7 +349,7 @@ class Lease:
                     f"{self.kind!r}, {self.scope}); use hand_over_all()"
                 )
             if grip.state is OFFERED:
-                self._close_up()
+                self._close_up(to_listen=backlog is not None)
             if backlog is not None:
                 for hold in self._tcp_holds():
                     self._listen(hold, backlog)

@@ -30,7 +30,7 @@ else:
 backend: Backend = _system
 
 # This process. Asking the kernel anew takes 0.2 us, and a lease wants to know four times.
-# Renewed in a forked child, as is the lock: used as `_platform.pid`.
+# Renewed in a forked child, so used as `_platform.pid`.
 pid = os.getpid()
 
 # The one lock of this package: held while a lease takes or gives up sockets, and while a child
@@ -43,23 +43,25 @@ pid = os.getpid()
 spawn_lock = RLock()
 
 
-def _before_fork() -> None:
-    spawn_lock.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    spawn_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global pid, spawn_lock  # noqa: PLW0603 - the lock may be another thread's for ever
+def _new_process() -> None:
+    global pid  # noqa: PLW0603 - it is another process now
     pid = os.getpid()
-    spawn_lock = RLock()
+
+
+def guard_forks() -> None:
+    """Have every os.fork() take the lock; called when all other hooks of ours are registered.
+
+    `before` hooks run in the opposite order of their registration, the others in that order: the
+    lock, registered last, is taken first. Its own C methods, so that no interrupt (Ctrl-C in a
+    Python function) can leave it locked; logging and concurrent.futures do the same.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=spawn_lock.acquire,
+            after_in_parent=spawn_lock.release,
+            after_in_child=spawn_lock._at_fork_reinit,  # type: ignore[attr-defined]
+        )
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+    os.register_at_fork(after_in_child=_new_process)

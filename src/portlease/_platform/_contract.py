@@ -57,3 +57,6 @@ class Backend(Protocol):
 
     def withdraw(self, hold: Handle) -> None:
         """Undo offer() for all binds to come."""
+
+    def withdraw_to_listen(self, hold: Handle) -> None:
+        """The same for a socket that is to listen next."""

@@ -34,6 +34,7 @@ __all__ = [
     "published_for",
     "rules",
     "withdraw",
+    "withdraw_to_listen",
 ]
 
 CAN_OFFER: bool = False
@@ -137,3 +138,6 @@ def offer(hold: Handle) -> None:
 def withdraw(hold: Handle) -> None:
     """Nothing was offered, so there is nothing to undo."""
     del hold
+
+
+withdraw_to_listen = withdraw

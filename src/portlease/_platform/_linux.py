@@ -213,4 +213,12 @@ def withdraw(hold: Handle) -> None:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:  # the server listens there still
                 raise
+    withdraw_to_listen(hold)
+
+
+def withdraw_to_listen(hold: Handle) -> None:
+    """Clear SO_REUSEADDR: enough for a socket that is about to listen.
+
+    listen(2) asks for the port once more (inet_csk_listen_start()), and so makes the bucket forget.
+    """
     hold.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 0)

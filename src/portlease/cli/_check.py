@@ -11,16 +11,16 @@ import time
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError, ServerTimeoutError, UsageError
-from portlease._output import Output
-from portlease._process import Process
-from portlease._ready import tail
+from portlease._server._output import Output
+from portlease._server._process import Process
+from portlease._server._ready import tail
 from portlease.cli import _status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Final, TypeAlias
 
-    from portlease._serve import Server
+    from portlease._server._serve import Server
     from portlease.cli._plan import Plan
 
     # What is to be tried, in words; and the trying, for so many seconds: None once it is ready,

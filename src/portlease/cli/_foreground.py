@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from portlease import _probe, _ready
-from portlease._process import Process
+from portlease._server import _probe, _ready
+from portlease._server._process import Process
 from portlease.cli import _say, _signals, _status
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from portlease import _ready
+from portlease._server import _ready
 from portlease.cli import _say
 
 if TYPE_CHECKING:

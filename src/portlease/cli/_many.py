@@ -11,11 +11,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from portlease import _process
 from portlease._errors import PortleaseError, ResourceLimitError, ServerError
-from portlease._output import Output
-from portlease._process import Process
-from portlease._serve import Server
+from portlease._server import _process
+from portlease._server._output import Output
+from portlease._server._process import Process
+from portlease._server._serve import Server
 from portlease.cli import _check, _say, _signals, _status
 from portlease.cli._job import HEADINGS, Job
 from portlease.cli._progress import Progress

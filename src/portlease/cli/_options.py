@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from portlease import _pool, _template
+from portlease import _pool
+from portlease._server import _template
 
 if TYPE_CHECKING:
     from collections.abc import Callable

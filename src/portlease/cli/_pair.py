@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from portlease import _ready
 from portlease._errors import ServerError
-from portlease._serve import Server
+from portlease._server import _ready
+from portlease._server._serve import Server
 from portlease.cli import _check, _foreground, _say, _signals, _status
 
 if TYPE_CHECKING:

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import portlease
-from portlease import _template
-from portlease._command import Command
+from portlease._server import _template
+from portlease._server._command import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Final
 
     from portlease import Lease
-    from portlease._command import How
+    from portlease._server._command import How
     from portlease._wish import Kind
 
 TIMEOUT_S: Final = 30.0
-
-
-@contextlib.contextmanager
-def never_ending() -> Iterator[int]:
-    """A pipe into which nothing is written, as standard input: a terminal at which nobody types.
-
-    /dev/null would not do. It is at its end from the start, and there are servers that end with
-    their standard input: openssl s_server, esbuild, whatever has a prompt.
-    """
-    reader, writer = os.pipe()
-    try:
-        yield reader
-    finally:
-        os.close(reader)
-        os.close(writer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +45,6 @@ class Plan:
     verbose: bool
     quiet: bool
     as_json: bool
-    stdin: int
-    """Of servers in the background: see `never_ending`."""
 
     @property
     def patience_s(self) -> float:
@@ -92,7 +74,7 @@ class Plan:
             stop_timeout_s=self.stop_timeout_s,
             known_only=True,
             collect=not foreground,
-            stdin=None if foreground else self.stdin,
+            own_stdin=not foreground,
             mode="inherit" if foreground else "session",
         )
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from portlease import _command, _states
-from portlease._attempt import prepare
+from portlease import _states
 from portlease._errors import UsageError
+from portlease._server import _command
+from portlease._server._attempt import prepare
 from portlease.cli import _foreground, _leases, _options, _say, _signals, _status
 
 if TYPE_CHECKING:
     from portlease import LeaseGroup
-    from portlease._command import How
+    from portlease._server._command import How
     from portlease._wish import Kind
 
 _WINDOWS_S = 1.0
@@ -111,7 +112,9 @@ def _open_process(pid: int) -> int:
 
 
 def _run(words: tuple[str, ...], leases: LeaseGroup) -> int:
-    asked = _command.Command(args=words, known_only=True, collect=False, stdin=None, mode="inherit")
+    asked = _command.Command(
+        args=words, known_only=True, collect=False, own_stdin=False, mode="inherit"
+    )
     argv, env = asked.filled({"port": leases.ports[0]}, asked.bind_host(leases[0].host))
     env["PORTS"] = " ".join(map(str, leases.ports))
     return _foreground.run(argv, env)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from portlease import _template
-from portlease._attempt import prepare
 from portlease._platform import backend
-from portlease._serve import Server
+from portlease._server import _template
+from portlease._server._attempt import prepare
+from portlease._server._serve import Server
 from portlease.cli import _check, _foreground, _options, _pair, _say, _signals, _status
-from portlease.cli._plan import TIMEOUT_S, Plan, never_ending
+from portlease.cli._plan import TIMEOUT_S, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from portlease import Lease
-    from portlease._command import How
+    from portlease._server._command import How
     from portlease._wish import Kind
 
 _THEN = "--then"
@@ -185,28 +185,26 @@ def command(  # noqa: PLR0913 - its options
     if not words:
         raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS... {port}")
     server, client = _split(words, then)
-    with never_ending() as stdin:
-        return _run(
-            Plan(
-                server=server,
-                client=client,
-                kinds=_kinds(tcp_names, udp_names),
-                env=dict(env),
-                host=host,
-                ports=ports,
-                label=label,
-                how=how,
-                ready=ready,
-                wait_for=wait_for or None,
-                timeout_s=timeout_s,
-                stop_timeout_s=stop_timeout_s,
-                n=n,
-                verbose=verbose,
-                quiet=quiet,
-                as_json=as_json,
-                stdin=stdin,
-            )
+    return _run(
+        Plan(
+            server=server,
+            client=client,
+            kinds=_kinds(tcp_names, udp_names),
+            env=dict(env),
+            host=host,
+            ports=ports,
+            label=label,
+            how=how,
+            ready=ready,
+            wait_for=wait_for or None,
+            timeout_s=timeout_s,
+            stop_timeout_s=stop_timeout_s,
+            n=n,
+            verbose=verbose,
+            quiet=quiet,
+            as_json=as_json,
         )
+    )
 
 
 def _run(plan: Plan) -> int:

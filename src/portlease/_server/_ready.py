@@ -1,7 +1,7 @@
 """Decisions about a server that is starting: pure functions over plain values.
 
 When to look again, whether what listens is what was asked for, and what a failed server's output
-says about its port. The looking itself is done by :mod:`portlease._probe`.
+says about its port. The looking itself is done by :mod:`portlease._server._probe`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a server's output goes: a file without a name, that can be read while it is written.
+"""The standard streams of a server in the background: a silent pipe, and a file without a name.
 
-Not a pipe: nobody has to read it for the server to go on, and nothing of it is lost when we are
-busy. The kernel removes the file with its last descriptor, ours or the server's.
+The output is no pipe: nobody has to read it for the server to go on, and nothing of it is lost when
+we are busy. The kernel removes the file with its last descriptor, ours or the server's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,30 @@ if TYPE_CHECKING:
 
 KEPT_BYTES: Final = 16 << 20
 """How much is kept once the file is closed: the end of it."""
+
+
+class Silence:
+    """The standard input of a server: a pipe into which nothing is ever written.
+
+    /dev/null would not do. It is at its end from the start, and there are servers that end, or drop
+    their clients, with their standard input: openssl s_server, esbuild, whatever has a prompt.
+    """
+
+    def __init__(self) -> None:
+        self._reader = self._writer = -1
+
+    def fileno(self) -> int:
+        """The descriptor to give to the server; the pipe is made when it is first asked for."""
+        if self._reader < 0:
+            self._reader, self._writer = os.pipe()
+        return self._reader
+
+    def close(self) -> None:
+        """Close both ends; may be called again."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
 
 
 class Output:

@@ -11,14 +11,14 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from portlease import _process, _ready, _template
 from portlease._errors import UsageError
+from portlease._server import _ready, _template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Final, Literal, TypeAlias
 
-    from portlease._process import Mode
+    from portlease._server._process import Mode
     from portlease._wish import Kind
 
     How: TypeAlias = Literal["offer", "step-aside"]
@@ -31,7 +31,8 @@ class Command:
     """What is to be served, and how; checked. The command line makes one of its own.
 
     ``known_only`` leaves names in braces alone that are not in ``kinds``; else each is leased.
-    ``collect`` says whether the output goes to a file of ours, or where our own goes.
+    ``collect`` says whether the output goes to a file of ours, or where our own goes, and
+    ``own_stdin`` whether its standard input is a silent pipe, or ours.
     """
 
     args: tuple[str, ...]
@@ -47,7 +48,7 @@ class Command:
     stop_signal: int = signal.SIGTERM
     known_only: bool = False
     collect: bool = True
-    stdin: int | None = _process.DEVNULL
+    own_stdin: bool = True
     mode: Mode = "session"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A process under the keeper: see :mod:`portlease._keeper` for how and why.
+"""A process under the keeper: see :mod:`portlease._server._keeper` for how and why.
 
 Who owns what: this object owns the keeper (a child of ours) and our end of the control socket; the
 keeper owns the tree. No thread of ours listens to the keeper: whoever wants to know something reads
@@ -20,16 +20,17 @@ from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
 from typing import TYPE_CHECKING
 
-from portlease import _platform, _process
+from portlease import _platform
 from portlease._errors import ServerError, ServerStartError
-from portlease._process import Killed, Launch, Process, override
+from portlease._server import _process
+from portlease._server._process import Killed, Launch, Process, override
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
 import marshal  # noqa: E402
 
-from portlease import _keeper  # noqa: E402
 from portlease._platform import _linux_proc  # noqa: E402
+from portlease._server import _keeper  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

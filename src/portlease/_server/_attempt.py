@@ -8,7 +8,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from portlease import _probe, _ready, _template
 from portlease._errors import (
     LeaseStateError,
     ServerDiedError,
@@ -17,18 +16,19 @@ from portlease._errors import (
     ServerTimeoutError,
 )
 from portlease._platform import backend
-from portlease._process import Process
-from portlease._ready import Coverage, Listening
+from portlease._server import _probe, _ready, _template
+from portlease._server._process import Process
+from portlease._server._ready import Coverage, Listening
 from portlease._states import GUARDED, HELD, OFFERED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Final, Literal, TypeAlias
 
-    from portlease._command import Command, How
     from portlease._lease import Lease
-    from portlease._output import Output
-    from portlease._probe import Probe, Transport
+    from portlease._server._command import Command, How
+    from portlease._server._output import Output, Silence
+    from portlease._server._probe import Probe, Transport
 
     Outcome: TypeAlias = Literal["ready", "died", "timeout", "in use"]
 
@@ -77,8 +77,11 @@ class Attempt:
 
     process: Process
 
-    def __init__(self, command: Command, leases: Mapping[str, Lease], output: Output) -> None:
+    def __init__(
+        self, command: Command, leases: Mapping[str, Lease], silence: Silence, output: Output
+    ) -> None:
         self._command = command
+        self._silence = silence
         self._leases = leases
         self._ports = {name: lease.port for name, lease in leases.items()}
         main = leases[_template.PORT]
@@ -137,7 +140,7 @@ class Attempt:
                 self.argv,
                 env=self._env,
                 cwd=command.cwd,
-                stdin=command.stdin,
+                stdin=self._silence.fileno() if command.own_stdin else None,
                 output=self._output.fileno() if command.collect else None,
                 mode=command.mode,
             )

@@ -1,7 +1,7 @@
 """A child process with everything it starts: run as one thing, and ended as one thing.
 
-The contract is :class:`Process`. On Linux (:mod:`portlease._process_linux`) a keeper stands between
-us and it, and nothing of it gets away. Elsewhere (:mod:`portlease._process_portable`) the promise
+The contract is :class:`Process`. On Linux (:mod:`._process_linux`) a keeper stands between
+us and it, and nothing of it gets away. Elsewhere (:mod:`._process_portable`) the promise
 is smaller: what left the process group is not found, and our own death by SIGKILL goes unnoticed.
 """
 
@@ -309,13 +309,13 @@ class _System:
 def _system(launch: Launch) -> Process:
     """Start it by what this system has."""
     if sys.platform == "linux" and _System.has_subreapers and _keeper_is_possible():
-        from portlease._process_linux import KeptProcess, NoSubreaperError
+        from portlease._server._process_linux import KeptProcess, NoSubreaperError
 
         try:
             return KeptProcess(launch)
         except NoSubreaperError:
             _System.has_subreapers = False
-    from portlease._process_portable import PortableProcess
+    from portlease._server._process_portable import PortableProcess
 
     return PortableProcess(launch)
 

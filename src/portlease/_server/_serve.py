@@ -1,7 +1,7 @@
 """``serve()``: a server on leased ports, started, proved ready, and stopped with all it started.
 
-The order of things: take the leases; start the command under a keeper (:mod:`portlease._process`);
-look until its own sockets listen (:mod:`portlease._attempt`, :mod:`portlease._probe`).
+The order of things: take the leases; start the command under a keeper (:mod:`._process`);
+look until its own sockets listen (:mod:`._attempt`, :mod:`._probe`).
 
 Beside an OFFERED lease only a server that sets SO_REUSEADDR can bind. Another kind fails with
 EADDRINUSE, and then the lease steps aside and the command is started once more; what was learned
@@ -20,12 +20,12 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
-from portlease import _attempt, _ready, _template
-from portlease._attempt import Attempt
-from portlease._command import Command
 from portlease._errors import UsageError
-from portlease._output import Output
-from portlease._process import limits_told
+from portlease._server import _attempt, _ready, _template
+from portlease._server._attempt import Attempt
+from portlease._server._command import Command
+from portlease._server._output import Output, Silence
+from portlease._server._process import limits_told
 from portlease._take import lease as take_lease
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from portlease._command import How
     from portlease._lease import Lease
-    from portlease._process import Killed, Process, StrPath
+    from portlease._server._command import How
+    from portlease._server._process import Killed, Process, StrPath
     from portlease._wish import Kind
 
 _needs_step_aside: set[tuple[tuple[str, ...], str | None]] = set()
@@ -157,6 +157,7 @@ class Server:
         self._process: Process | None = None
         with limits_told(command.program):
             self._output = Output()
+            self._silence = Silence()
             try:
                 self.leases = self._take_leases(lease)
                 self.lease = self.leases[_template.PORT]
@@ -272,12 +273,12 @@ class Server:
         remembered: How = "step-aside" if command.key in _needs_step_aside else "offer"
         _attempt.prepare(leases, command.how or remembered)
         how = _attempt.how_it_is(leases)
-        first = last = Attempt(command, leases, self._output)
+        first = last = Attempt(command, leases, self._silence, self._output)
         if not first.run():
             if not first.may_do_better_alone():
                 raise first.error()
             _attempt.prepare(leases, "step-aside")
-            last = Attempt(command, leases, self._output)
+            last = Attempt(command, leases, self._silence, self._output)
             if not last.run():
                 raise last.error(earlier=first)
         self._process = self.process = last.process
@@ -302,6 +303,7 @@ class Server:
         self._closed = True
         with contextlib.ExitStack() as stack:
             stack.callback(self._output.close)
+            stack.callback(self._silence.close)
             for lease in self._owned:
                 stack.callback(lease.release)
             return self._halt()

@@ -15,9 +15,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from portlease import _platform, _process
+from portlease import _platform
 from portlease._errors import ServerError
-from portlease._process import Killed, Launch, Process, override
+from portlease._server import _process
+from portlease._server._process import Killed, Launch, Process, override
 
 if TYPE_CHECKING:
     from collections.abc import Callable
