@@ -255,7 +255,9 @@ def main_job() -> bool:
     """Every kind the machine has; a table; True if every instance was its own."""
     table = Table(title=f"{INSTANCES} instances of each server side by side, on leased ports")
     for column in ("server", "port", "how", "ready after ms", "result"):
-        table.add_column(column, justify="right" if column in ("port", "ready after ms") else None)
+        table.add_column(
+            column, justify="right" if column in ("port", "ready after ms") else "left"
+        )
     missing, outcomes = [], []
     with tempfile.TemporaryDirectory(prefix="portlease-demo-") as name:
         root = Path(name)
