@@ -7,14 +7,20 @@ import random
 import socket
 from pathlib import Path
 
+import portlease
+
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* ports outside the ephemeral range that nobody is on just now, shuffled.
+    """Return *count* ports outside the ephemeral range that nobody has just now, shuffled.
 
-    Whoever cannot be had is left out, so there may be fewer.
+    There may be fewer. A guarded one could be bound, but would be refused to a lease: this very
+    process has such ports once it has called find_unused_port().
     """
     low, high = ephemeral_range()
-    candidates = [port for port in range(10000, 65536) if not low <= port <= high]
+    leased = {one.port for one in portlease.leases()}
+    candidates = [
+        port for port in range(10000, 65536) if not low <= port <= high and port not in leased
+    ]
     random.SystemRandom().shuffle(candidates)
     free: list[int] = []
     for port in candidates:
