@@ -20,7 +20,8 @@ def describe(network: str) -> dict[str, str]:
         "portlease": importlib.metadata.version("portlease"),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {_cores()} cores for this process",
-        "python": f"{platform.python_implementation()} {platform.python_version()}, {_build()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}, "
+        f"{platform.python_compiler()}",
         "ephemeral range": "-".join(map(str, ephemeral_range())),
         "network": network,
         "load at the start": _load(),
@@ -43,13 +44,6 @@ def _cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _build() -> str:
-    import sysconfig
-
-    flags = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return "optimised build" if "--enable-optimizations" in flags else "plain build"
 
 
 def _load() -> str:

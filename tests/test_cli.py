@@ -233,7 +233,8 @@ def test_importing_the_library_does_not_load_the_command_line() -> None:
 def test_every_phrase_that_is_told_otherwise_is_the_librarys() -> None:
     """The table of what errors say here and there follows the errors."""
     package = Path(library.__file__).parent
-    sources = [path.read_text(encoding="utf-8") for path in package.glob("*.py")]
+    modules = [*package.glob("*.py"), *package.glob("_server/*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in modules]
     # Adjacent literals are one text.
     text = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", "\n".join(sources))
     assert [phrase for phrase, _ in _say._SPOKEN if phrase not in text] == []
