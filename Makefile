@@ -59,7 +59,7 @@ lint: env ## ruff: rules and format
 # (typing_tests) everywhere.
 .PHONY: types
 types: env ## mypy --strict for Linux, macOS and Windows, and the typing tests
-	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux src typing_tests tests $(wildcard demo)
+	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux src typing_tests tests $(wildcard demo benchmarks)
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src typing_tests
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src typing_tests
 

@@ -16,7 +16,7 @@ import time
 from _warnings import warn
 from _weakref import ref  # `weakref` itself would be 2 ms of import; this is its core
 
-from portlease import _explain, _platform, _registry, _wish
+from portlease import _culprits, _platform, _refusal, _registry, _wish
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
 from portlease._grip import forget, live
 from portlease._platform import backend
@@ -475,10 +475,10 @@ class _Moving:
             grip.state = self._state
         self._row.close()  # before anybody is asked who has the port: it says what is not true
         if isinstance(value, _RefusedError):
-            text = f"port {grip.port} cannot be had: {value}\n{_explain.culprits(grip.port)}"
+            text = f"port {grip.port} cannot be had: {value}\n{_culprits.culprits(grip.port)}"
             raise PortUnavailableError(text, port=grip.port) from value.__cause__
         if isinstance(value, OSError) and not isinstance(value, PortleaseError):
-            _explain.raise_explained(value, grip.port, grip.wish.scope)
+            _refusal.raise_explained(value, grip.port, grip.wish.scope)
 
 
 def _as_new(sock: socket.socket) -> socket.socket:
@@ -531,4 +531,4 @@ def publish(port: int, wish: Wish, state: State, born: bytes, label: str | None)
     try:
         return backend.publish(name)
     except OSError as error:
-        _explain.raise_explained(error, port)
+        _refusal.raise_explained(error, port)

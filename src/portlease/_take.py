@@ -27,7 +27,7 @@ import sys
 from array import array
 from collections import deque
 
-from portlease import _explain, _platform, _pool, _wish
+from portlease import _culprits, _platform, _pool, _refusal, _wish
 from portlease._errors import (
     PortsExhaustedError,
     PortUnavailableError,
@@ -176,7 +176,8 @@ def lease_block(  # noqa: PLR0913
             f"the {len(wish.named)} ports given hold no {n} consecutive ones at offsets {offsets}"
         )
     if wish.named is not None:
-        raise _explain.none_of(wish.named)
+        what = f"no {n} consecutive at offsets {offsets} of the {len(wish.named)} ports given"
+        raise _culprits.none_of(wish.named, what)
     raise PortsExhaustedError(
         f"no {n} consecutive ports at offsets {offsets} are free: {tried} places were tried; ask "
         "for fewer, or for other offsets",
@@ -242,7 +243,7 @@ def _take_named(ports: array[int], wish: Wish, by: By) -> Lease:
                 return one
         except PrivilegeError as error:
             denied = error
-    raise denied or _explain.none_of(ports)
+    raise denied or _culprits.none_of(ports)
 
 
 def _try(port: int, wish: Wish, by: By) -> Lease | None:
@@ -264,7 +265,7 @@ def _try(port: int, wish: Wish, by: By) -> Lease | None:
             if not isinstance(error, OSError):
                 raise
             if error.errno != errno.EADDRINUSE:
-                _explain.raise_explained(error, port, wish.scope)
+                _refusal.raise_explained(error, port, wish.scope)
             return None
         grip = Grip(port, wish, row, holds, born, by)
         one = Lease(grip)
@@ -317,7 +318,7 @@ def _candidates() -> array[int]:
     try:
         rules = backend.rules()
     except OSError as error:  # EMFILE, in the first lease of a process
-        _explain.raise_explained(error, 0)
+        _refusal.raise_explained(error, 0)
     if _Pool.rules is not rules:
         _Pool.ports = _pool.candidates(rules)
         _Pool.rules = rules

@@ -7,7 +7,7 @@ import socket
 from _operator import index
 from array import array
 
-from portlease import _explain, _platform, _pool
+from portlease import _platform, _pool, _refusal
 from portlease._errors import UsageError
 from portlease._platform import backend
 from portlease._registry import covers
@@ -84,7 +84,7 @@ class Wish:
         try:
             addresses = _addresses(host, family)
         except OSError as error:
-            _explain.raise_explained(error, 0)
+            _refusal.raise_explained(error, 0)
         self.scope = ",".join(map(_scope, addresses))
         self.binds = tuple(
             Bind(transport, socktype, address)

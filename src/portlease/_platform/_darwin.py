@@ -7,19 +7,26 @@ leases() knows this process's own. Type-checked, not run by the project's own te
 
 from __future__ import annotations
 
-import errno
-import socket
 import subprocess
 
-from portlease._platform._lockfile import NoRow, guard
-from portlease._platform._lockfile import is_guarded as _is_guarded
-from portlease._pool import Rules, parse_services
+from portlease._platform import _lesser
+from portlease._platform._lesser import (
+    is_guarded,
+    offer,
+    publish,
+    published,
+    published_for,
+    withdraw,
+    withdraw_to_listen,
+)
+from portlease._platform._lockfile import guard
+from portlease._pool import Rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from portlease._platform._types import Closable, Handle
+    from portlease._platform._types import Handle
 
 __all__ = [
     "BOARD",
@@ -56,7 +63,7 @@ def rules() -> Rules:
         _Seen.rules = Rules(
             ephemeral=(low, high),
             reserved=frozenset(),
-            services=_services(),
+            services=_lesser.services("/etc/services"),
             first_unprivileged=1024,
         )
     return _Seen.rules
@@ -72,72 +79,13 @@ def _sysctl(name: str, default: int) -> int:
     return int(done.stdout)
 
 
-def _services() -> frozenset[int]:
-    try:
-        with open("/etc/services", encoding="utf-8", errors="replace") as file:
-            return parse_services(file.read())
-    except (FileNotFoundError, PermissionError):
-        return frozenset()
-
-
 def dual_stack() -> bool:
-    """Whether [::] with IPV6_V6ONLY off can be bound; asked of the kernel once a process."""
+    """Asked of the kernel once a process."""
     if _Seen.dual_stack is None:
-        try:
-            bind(int(socket.AF_INET6), int(socket.SOCK_STREAM), ("::", 0), v6only=False).close()
-        except OSError as error:
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EADDRINUSE):
-                raise
-            _Seen.dual_stack = error.errno == errno.EADDRINUSE
-        else:
-            _Seen.dual_stack = True
+        _Seen.dual_stack = _lesser.has_dual_stack(bind)
     return _Seen.dual_stack
-
-
-def publish(name: bytes) -> Closable | None:
-    """There is no board to publish on."""
-    del name
-    return NoRow()
-
-
-def published() -> list[bytes]:
-    """There is no board to read."""
-    return []
-
-
-def published_for(port: int) -> list[bytes]:
-    """There is no board to read."""
-    del port
-    return []
-
-
-def is_guarded(row: Closable, transport: str, port: int) -> bool:
-    """Whether the port's lock file is locked."""
-    del row
-    return _is_guarded(transport, port)
 
 
 def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -> Handle:
     """Bind without SO_REUSEADDR."""
-    hold = socket.SocketType(family, kind)
-    try:
-        if family == socket.AF_INET6:
-            hold.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
-        hold.bind(address)
-    except OSError:
-        hold.close()
-        raise
-    return hold
-
-
-def offer(hold: Handle) -> None:
-    """Never called: CAN_OFFER is False."""
-    raise NotImplementedError(f"a hold cannot be shared on this system ({hold})")
-
-
-def withdraw(hold: Handle) -> None:
-    """Nothing was offered, so there is nothing to undo."""
-    del hold
-
-
-withdraw_to_listen = withdraw
+    return _lesser.bound(family, kind, address, v6only=v6only, prepare=lambda _: None)

@@ -1,11 +1,10 @@
-"""What a refusal of the kernel means for a lease: the fact, the culprit, the remedy."""
+"""What a refusal of the kernel means for a lease: errnos into errors that say so."""
 
 from __future__ import annotations
 
 import errno
 
 from portlease._errors import (
-    PortUnavailableError,
     PrivilegeError,
     ResourceLimitError,
     UsageError,
@@ -14,10 +13,8 @@ from portlease._platform import backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Final, NoReturn
 
-_SHOWN: Final = 8
 # EINVAL, ENODEV: ::ffff:127.0.0.1 on a socket for IPv6 only, a link-local address without its link.
 _NOT_OUR_ADDRESS: Final = (
     errno.EADDRNOTAVAIL,
@@ -56,38 +53,3 @@ def raise_explained(error: OSError, port: int, scope: str = "it") -> NoReturn:
             errno=error.errno,
         ) from error
     raise error
-
-
-def none_of(ports: Sequence[int]) -> PortUnavailableError:
-    """The error for ports that were asked for by number, and are all busy."""
-    shown = "\n".join(culprits(port) for port in ports[:_SHOWN])
-    more = f"\nand {len(ports) - _SHOWN} more" if len(ports) > _SHOWN else ""
-    which = f"port {ports[0]} cannot" if len(ports) == 1 else f"none of {len(ports)} ports can"
-    return PortUnavailableError(
-        f"{which} be had:\n{shown}{more}\n"
-        "stop who has it, name other ports, or lease any with portlease.lease()",
-        port=ports[0],
-        ports=tuple(ports),
-    )
-
-
-def culprits(port: int) -> str:
-    """Who has *port*, a line each."""
-    from portlease import _who
-
-    try:
-        who = _who.who(port)
-        guarded = [name for name in ("tcp", "udp") if who.free and _is_guarded(name, port)]
-        if guarded:
-            return f"{'/'.join(guarded)} {port}: guarded, by a process that shows no lease"
-        return str(who)
-    except OSError as error:  # no netlink, no /proc, no descriptor: said in the error under way
-        return f"{port}: who has it cannot be seen here ({error})"
-
-
-def _is_guarded(transport: str, port: int) -> bool:
-    guard = backend.guard(transport, port)
-    if guard is None:
-        return True
-    guard.close()
-    return False
