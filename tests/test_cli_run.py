@@ -435,7 +435,8 @@ import sys
 from portlease._server import _process
 from portlease.cli import _signals, main
 _process._keeper_is_possible = lambda: False
-_signals._follow = _signals._follow_roughly
+_signals._follow = lambda process, _: _signals._follow_roughly(process)
+_signals.hold_back = set
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -47,19 +47,29 @@ def run(
         Interrupted: a signal came before or after the time in which they are passed on.
     """
     begun = time.monotonic()
-    process = Process.start(argv, env=env, stdin=None, output=None, mode="inherit")
-    return see_out(process, begun, ports=ports, grace_s=grace_s)
+    before = _signals.hold_back()
+    try:
+        process = Process.start(argv, env=env, stdin=None, output=None, mode="inherit")
+    except BaseException:
+        _signals.let_go(before)
+        raise
+    return see_out(process, begun, before, ports=ports, grace_s=grace_s)
 
 
 def see_out(
-    process: Process, begun: float, *, ports: Collection[int], grace_s: float = STOP_TIMEOUT_S
+    process: Process,
+    begun: float,
+    before: set[int],
+    *,
+    ports: Collection[int],
+    grace_s: float = STOP_TIMEOUT_S,
 ) -> int:
     """Stay with a process that runs in the foreground until it ends; see `run`.
 
-    *begun*: when it was started, by the monotonic clock.
+    *begun*: when it was started, by the monotonic clock. *before*: of ``_signals.hold_back()``.
     """
     try:
-        returncode, told_to_end = _signals.follow(process)
+        returncode, told_to_end = _signals.follow(process, before)
         if returncode == 0 and not told_to_end and _has_become_a_daemon(process, ports, begun):
             _say.say(f"{process.argv[0]} has gone into the background; its ports stay leased")
             process.wait_ended()

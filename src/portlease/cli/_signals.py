@@ -78,20 +78,35 @@ class Followed(NamedTuple):
     """Whether a signal that ends programs came meanwhile, for it or for us."""
 
 
-def follow(process: Process) -> Followed:
+def hold_back() -> set[int]:
+    """Have signals wait, while a command starts: then they are for it. Undone by `follow`."""
+    if sys.platform == "linux":
+        return signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED, signal.SIGCHLD})
+    return set()
+
+
+def let_go(before: set[int]) -> None:
+    """Have signals come again, those that waited at once; *before*: what hold_back() returned."""
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow(process: Process, before: set[int]) -> Followed:
     """Wait until a foreground command has ended, and pass it the signals that come for us.
+
+    *before* is what hold_back() returned when the command was about to be started.
 
     What the terminal sends (the keyboard's signals, a hang-up) reaches our process group, and so
     the command itself: that is not passed on, or the command would see it twice.
     """
     if sys.platform == "linux":
-        return _follow(process)
+        return _follow(process, before)
     return _follow_roughly(process)
 
 
 if sys.platform == "linux":
 
-    def _follow(process: Process) -> Followed:
+    def _follow(process: Process, before: set[int]) -> Followed:
         # sigwaitinfo(2) tells who sent a signal, which no Python handler learns. It waits for
         # signals alone, so a thread turns the command's end into one.
         main_thread, ended = threading.get_ident(), threading.Event()
@@ -104,7 +119,6 @@ if sys.platform == "linux":
                 ended.set()
                 signal.pthread_kill(main_thread, signal.SIGCHLD)
 
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED, signal.SIGCHLD})
         waiter = threading.Thread(target=wait_for_it, name="portlease waits for the command")
         try:
             waiter.start()
@@ -117,7 +131,7 @@ if sys.platform == "linux":
                     _pass_on(process, news.si_signo)
             waiter.join()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            let_go(before)
         return Followed(process.wait(), told_to_end)
 
 

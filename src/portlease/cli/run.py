@@ -299,7 +299,11 @@ def _alone_when_ready(plan: Plan) -> int:
             _check.wait(server, plan, begun)
             _tell_ready(plan, server, time.monotonic() - begun)
             status = _foreground.see_out(
-                server.process, begun, ports=server.ports.values(), grace_s=plan.stop_timeout_s
+                server.process,
+                begun,
+                _signals.hold_back(),
+                ports=server.ports.values(),
+                grace_s=plan.stop_timeout_s,
             )
     _tell_ended(plan, status)
     return status
