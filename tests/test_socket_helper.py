@@ -861,6 +861,8 @@ def freebsd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(sys, "platform", "freebsd14")
     monkeypatch.setattr(socket_helper, "_sysctl_values", {})
+    # Loaded by another test, it would write its warnings to the stderr of that time.
+    monkeypatch.delitem(sys.modules, "test.support", raising=False)
 
 
 def test_only_freebsd_has_a_black_hole() -> None:

@@ -79,6 +79,7 @@ class Process(ABC):
     argv: tuple[str, ...]
     pid: int
     """The process id of the command itself."""
+    _remembered = False
 
     def __init__(self, launch: Launch) -> None:
         self.argv = launch.argv
@@ -261,8 +262,8 @@ class Process(ABC):
         return f"<Process {self.argv[0]!r} pid={self.pid} {state}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # No attributes but _owner, in an object whose start failed.
-        if getattr(self, "_owner", None) == os.getpid() and id(self) in _live and not self.ended:
+        # An object whose start failed has no other attributes.
+        if self._remembered and self._owner == os.getpid() and not self.ended:
             _warn(f"{self!r} was not stopped; use `with`, or stop()", ResourceWarning, source=self)
             self.abandon()
 
@@ -380,11 +381,13 @@ _abandoned: list[subprocess.Popen[bytes]] = []
 def remember(process: Process) -> None:
     """Have *process* stopped when the interpreter ends, and made inert in forked children."""
     _live[id(process)] = ref(process)
+    process._remembered = True
 
 
 def forget(process: Process) -> None:
     """It has ended."""
     _live.pop(id(process), None)
+    process._remembered = False
 
 
 def live() -> list[Process]:
