@@ -462,3 +462,22 @@ print(text)
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.dumps(done.stdout)
+
+
+@linux_only
+def test_a_block_passes_over_ports_that_are_privileged() -> None:
+    """As lease() does: an ordinary user's ports= may reach below 1024."""
+    need.capability("other_user")
+    done = run_python(
+        """
+        import os, portlease
+        portlease.lease_block(2).release()  # loads what the other user may not read
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        for _ in range(20):
+            with portlease.lease_block(2, ports=range(1000, 1040)) as block:
+                assert min(block.ports) >= 1024
+        """
+    )
+    assert done.returncode == 0, done.stderr

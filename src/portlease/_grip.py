@@ -123,8 +123,11 @@ def _after_fork_in_parent() -> None:
         reader, writer = _Fork.pipe
         os.close(writer)
         # A child that a debugger stops before it has run is not waited for any longer.
-        _wait_readable(reader, _CHILD_PATIENCE_S)
-        os.close(reader)
+        try:
+            _wait_readable(reader, _CHILD_PATIENCE_S)
+        finally:
+            os.close(reader)
+            _Fork.pipe = None
 
 
 def _wait_readable(fd: int, timeout_s: float) -> None:

@@ -113,9 +113,9 @@ class Lease:
                 f"{what} cannot be shared with a server: port {self.port} stays {self.state}; "
                 "use step_aside() instead"
             )
-        with _platform.spawn_lock, self._moving("offer"):
+        with _platform.spawn_lock, self._moving("offer") as moving:
             if self.kind == "both":
-                self._vacate("udp")
+                self._vacate(moving, "udp")
             for hold in self._tcp_holds():
                 backend.offer(hold)
 
@@ -143,8 +143,8 @@ class Lease:
             LeaseStateError: the lease is neither HELD nor OFFERED.
             PortUnavailableError: another lease has the guard, or asks for this port and is stuck.
         """
-        with _platform.spawn_lock, self._moving("step_aside"):
-            self._vacate("tcp", "udp")
+        with _platform.spawn_lock, self._moving("step_aside") as moving:
+            self._vacate(moving, "tcp", "udp")
 
     def take_back(self) -> None:
         """GUARDED -> HELD: bind the port again.
@@ -226,8 +226,8 @@ class Lease:
     def _tcp_holds(self) -> list[Handle]:
         return [hold for bind, hold in self._grip.holds if bind.transport == "tcp"]
 
-    def _vacate(self, *transports: str) -> None:
-        """Take the guards, wait out the takers, close the holds."""
+    def _vacate(self, moving: _Moving, *transports: str) -> None:
+        """Take the guards, wait out the takers, commit the move, close the holds."""
         grip = self._grip
         going = [part for part in grip.holds if part[0].transport in transports]
         guards: dict[str, Closable] = {}
@@ -240,6 +240,7 @@ class Lease:
                 guard.close()
             raise
         grip.guards.update(guards)
+        moving.commit()  # whatever comes now, an interrupt or an error: the holds are going
         grip.holds = [part for part in grip.holds if part not in going]
         for _, hold in going:
             hold.close()
@@ -250,12 +251,13 @@ class Lease:
         """Wait until a child that another thread has just forked is past its exec.
 
         Until then it has a copy of the hold, and the server that we step aside for would fail. Who
-        still has the port after that is none of ours; the server will say so.
+        still has the port after that is none of ours; the server will say so. Without a descriptor
+        to try it with, we do not wait.
         """
         try:
             self._bind_patiently(bind).close()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
+            if error.errno not in (errno.EADDRINUSE, errno.EMFILE, errno.ENFILE):
                 raise
 
     def _bind_patiently(self, bind: Bind) -> Handle:
@@ -437,11 +439,12 @@ class _Moving:
     So there is always a row; if the change fails, the new one goes and the old one stays.
     """
 
-    __slots__ = ("_action", "_grip", "_row", "_state")
+    __slots__ = ("_action", "_committed", "_grip", "_row", "_state")
 
     def __init__(self, grip: Grip, action: str) -> None:
         self._grip = grip
         self._action = action
+        self._committed = False
         self._state = after(grip.state, action)
         row = publish(grip.port, grip.wish, self._state, grip.born, grip.by[0])
         if row is None:
@@ -452,8 +455,17 @@ class _Moving:
             )
         self._row = row
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
+
+    def commit(self) -> None:
+        """The move is made, whatever follows."""
+        grip = self._grip
+        if self._committed or grip.state is RELEASED:
+            return
+        self._committed = True
+        grip.row, self._row = self._row, grip.row
+        grip.state = self._state
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, _: object
@@ -471,8 +483,7 @@ class _Moving:
                 ) from value
             return
         if kind is None:
-            grip.row, self._row = self._row, grip.row
-            grip.state = self._state
+            self.commit()
         self._row.close()  # before anybody is asked who has the port: it says what is not true
         if isinstance(value, _RefusedError):
             text = f"port {grip.port} cannot be had: {value}\n{_culprits.culprits(grip.port)}"

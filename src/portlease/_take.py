@@ -166,11 +166,18 @@ def lease_block(  # noqa: PLR0913
     wish = wished(kind, host, family, offer, ports)
     by = _by(label)
     tried = 0
+    denied: PrivilegeError | None = None
     for first in _starts(wish, steps):
         tried += 1
-        group = _take_these([first + step for step in steps], wish, by)
+        try:
+            group = _take_these([first + step for step in steps], wish, by)
+        except PrivilegeError as error:
+            denied = error
+            continue
         if group is not None:
             return group
+    if denied is not None:
+        raise denied
     if wish.named is not None and not tried:
         raise UsageError(
             f"the {len(wish.named)} ports given hold no {n} consecutive ones at offsets {offsets}"

@@ -212,10 +212,10 @@ def test_a_taker_looks_for_the_guard_again_once_it_has_bound(
         bind = _platform.backend.bind
 
         def bind_late(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the original
+            monkeypatch.setattr(_platform.backend, "bind", bind)  # step_aside() binds as well
             with monkeypatch.context() as blind:
                 blind.setattr(_platform.backend, "published_for", lambda _: [])
                 owner.step_aside()
-            monkeypatch.setattr(_platform.backend, "bind", bind)
             return bind(*args, **options)
 
         monkeypatch.setattr(_platform.backend, "bind", bind_late)

@@ -188,3 +188,31 @@ clean()
 print(hits)
 """
     assert hits(script) > 100, "hardly ever hit"
+
+
+def test_an_interrupt_while_step_aside_waits_for_copies() -> None:
+    """The holds are closed by then: the lease is GUARDED, and its row says so."""
+    script = """
+import os, signal, socket, portlease
+class Interrupt(BaseException): pass
+def interrupt(*_):
+    raise Interrupt
+signal.signal(signal.SIGALRM, interrupt)
+with portlease.lease() as one:
+    (_, hold), = one._grip.holds
+    copy = os.dup(hold.fileno())
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        one.step_aside()
+    except Interrupt:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.close(copy)
+    assert one.state == "GUARDED", one
+    assert [info.state for info in portlease.leases() if info.port == one.port] == ["GUARDED"]
+    with socket.socket() as plain:
+        plain.bind(("127.0.0.1", one.port))
+    one.take_back()
+"""
+    done = run_python(script)
+    assert done.returncode == 0, done.stderr

@@ -264,7 +264,10 @@ class Attempt:
 
     def _never_named(self) -> list[str]:
         named = _template.names_in((*self._command.args, *self._command.env.values()))
-        return [
+        # {prt}, say: where {port} itself is not used, another name may have been meant for it.
+        others = set() if _template.PORT in named else named & self._ports.keys()
+        others -= self._command.kinds.keys()
+        return [f"{{{name}}} is another port, {self._ports[name]}" for name in sorted(others)] + [
             f"nothing in its command or in env= has {{{one.name}}} in it, so it knows that port "
             f"from its environment alone; if it does not listen there, name in wait_for= those "
             "that it does"

@@ -110,7 +110,7 @@ def serve(  # noqa: PLR0913 - all but the first by keyword
     if lease is not None and host is not None:
         raise UsageError("host= is the lease's: give it to portlease.lease(), not to serve()")
     command = Command(
-        args=tuple(os.fspath(arg) for arg in args),
+        args=tuple(_text(number, arg) for number, arg in enumerate(args)),
         kinds=dict(ports or {}),
         env=dict(env or {}),
         cwd=None if cwd is None else os.fspath(cwd),
@@ -123,6 +123,16 @@ def serve(  # noqa: PLR0913 - all but the first by keyword
         stop_signal=int(stop_signal),
     )
     return Server(command, lease)
+
+
+def _text(number: int, arg: object) -> str:
+    try:
+        text = os.fspath(arg)  # type: ignore[call-overload] # whether it is a path, it says itself
+    except TypeError:
+        raise UsageError(
+            f"args[{number}]={arg!r} is no text; write str() round it, or '{{port}}' for the port"
+        ) from None
+    return os.fsdecode(text)
 
 
 class Server:

@@ -26,8 +26,8 @@ _HELP = """\
 Ports that nobody else can take, for tests and the servers they start.
 
 \b
-  portlease run -- redis-server --port {port}      a server on a leased port
-  portlease run -- redis-server --port {port} --then redis-cli -p {port} ping
+  portlease run -- npm start                       a server on a leased port: $PORT
+  portlease run -- memcached -p {port} --then ./test {port}
   port=$(portlease get)                            a number, free now
   portlease hold -n 3                              three ports, until Ctrl-C
   portlease who 8080                               who has it?

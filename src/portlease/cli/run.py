@@ -28,10 +28,10 @@ _HELP = """\
 Run a command on a port that is leased for it.
 
 \b
-  portlease run -- redis-server --port {port}
+  portlease run -- python3 -m http.server {port}
   portlease run -e URL=http://127.0.0.1:{port} -- npm start
   portlease run --port admin -- ./server --port {port} --admin {admin}
-  portlease run -- redis-server --port {port} --then redis-cli -p {port} ping
+  portlease run -- redis-server --save '' --port {port} --then redis-cli -p {port} ping
   portlease run --ready /health -- ./server {port} --then ./smoke-test {port}
   portlease run -n 8 -- ./server {port} --then ./test http://127.0.0.1:{port}
 
