@@ -303,8 +303,7 @@ class Lease:
             # A taker's row is HELD or OFFERED from the start.
             if row.state in (HELD, OFFERED)
             and (row.pid, row.born) != (_platform.pid, self._grip.born)
-            and (row.kind == self.kind or "both" in (row.kind, self.kind))
-            and _registry.overlap(row.scope, self.scope)
+            and _registry.same_ground(row, self.kind, self.scope)
         ]
 
     def _close_up(self, *, to_listen: bool = False) -> None:

@@ -184,14 +184,12 @@ def _displaces(older: Row, younger: Row) -> bool:
     if (older.pid, older.born) == (younger.pid, younger.born):
         return True
     # Of a port that was handed over, and whose new owner closed it, a new lease may be real.
-    return older.state is not State.HANDED_OVER and same_ground(older, younger)
+    return older.state is not State.HANDED_OVER and same_ground(older, younger.kind, younger.scope)
 
 
-def same_ground(one: Row, other: Row) -> bool:
-    """Whether two rows claim the same port of the same transport on the same address."""
-    return (one.kind == other.kind or "both" in (one.kind, other.kind)) and overlap(
-        one.scope, other.scope
-    )
+def same_ground(row: Row, kind: str, scope: str) -> bool:
+    """Whether *row* claims its port for a transport and on an address that these cover too."""
+    return (row.kind == kind or "both" in (row.kind, kind)) and overlap(row.scope, scope)
 
 
 def overlap(one: str, other: str) -> bool:
