@@ -102,7 +102,10 @@ pid = os.fork()
 if pid == 0:
     os.setpgid(0, 0)
     os.tcsetpgrp(0, os.getpid())
-    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    # Whoever runs the tests may have these ignored (a script's background job has); a shell's
+    # foreground job never has.
+    for number in signal.SIGTTOU, signal.SIGINT, signal.SIGQUIT:
+        signal.signal(number, signal.SIG_DFL)
     os.execvp(sys.argv[1], sys.argv[1:])
 while True:
     _, status = os.waitpid(pid, os.WUNTRACED)

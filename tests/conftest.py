@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = ["pytester", "_dropin_report"]
+
+# A script's background job, nohup(1) and some CI runners start us with signals ignored, and every
+# program that a test starts would inherit that. The tests are about those that a person starts.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number,
+            signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL,
+        )
 
 _FD_DIRECTORY = Path("/proc/self/fd")
 _TASK_DIRECTORY = Path("/proc/self/task")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from portlease._errors import PortleaseError
 from portlease._platform import backend
 from portlease._server import _template
 from portlease._server._attempt import prepare
@@ -218,9 +219,17 @@ def _run(plan: Plan) -> int:
         return _many.run(plan)
     if plan.client:
         return _pair.run(plan)
-    if plan.ready is None and plan.timeout_s is None:
-        return _alone(plan)
-    return _alone_when_ready(plan)
+    run = _alone if plan.ready is None and plan.timeout_s is None else _alone_when_ready
+    try:
+        status = run(plan)
+    except _signals.Interrupted as interrupted:
+        _tell_ended(plan, _status.of_signal(interrupted.signal))
+        raise
+    except PortleaseError as error:
+        _tell_ended(plan, _status.of_error(error))
+        raise
+    _tell_ended(plan, status)
+    return status
 
 
 def _split(words: Sequence[str], then: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -280,7 +289,6 @@ def _alone(plan: Plan) -> int:
         argv, env = asked.filled(numbers, asked.bind_host(plan.host))
         _tell_started(plan, numbers)
         status = _foreground.run(argv, env, ports=numbers.values(), grace_s=plan.stop_timeout_s)
-    _tell_ended(plan, status)
     if status != _status.OK and how == "offer" and plan.how is None:
         _say.say(
             "there was no port outside the ephemeral range, so the lease stayed beside the "
@@ -305,7 +313,6 @@ def _alone_when_ready(plan: Plan) -> int:
                 ports=server.ports.values(),
                 grace_s=plan.stop_timeout_s,
             )
-    _tell_ended(plan, status)
     return status
 
 
