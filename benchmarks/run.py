@@ -32,6 +32,7 @@ BENCHMARKS: Final = {
     "collisions": "8 processes in a namespace with 400 ports, under storms (a minute or two)",
     "contention": "8 processes for 500 named ports; a holder that is killed",
     "readiness": "from a server's listen() to serve() returning (minutes)",
+    "broker_cost": "bind, listen, redis and starts, with and without the broker (minutes)",
 }
 
 

@@ -32,7 +32,7 @@ NAMES = {
     "servers",
     "open files",
     "private networks",
-    "seccomp notification",
+    "broker",
 }
 
 
@@ -61,7 +61,7 @@ def test_it_leaves_nothing_behind() -> None:
     ("name", "capability"),
     [
         ("private networks", "netns"),
-        ("seccomp notification", "seccomp"),
+        ("broker", "seccomp"),
         ("servers", "subreaper"),
         ("list of leases", "abstract_unix"),
     ],

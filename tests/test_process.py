@@ -173,7 +173,7 @@ def test_stdin_is_empty_unless_given(output: Output) -> None:
 @pytest.mark.parametrize(
     ("argv", "cwd", "code", "words"),
     [
-        (["portlease-no-such-program"], None, errno.ENOENT, "not found in PATH"),
+        (["portlease-no-such-program"], None, errno.ENOENT, "command not found;"),
         (["/no/such/program"], None, errno.ENOENT, "no such file"),
         (["/etc/passwd"], None, errno.EACCES, "chmod"),
         (["./no-first-line"], ".", errno.ENOEXEC, "#!"),
@@ -224,6 +224,87 @@ def test_out_of_descriptors() -> None:
         with pytest.raises(ResourceLimitError, match="ulimit -n") as caught:
             Process.start(SLEEP)
     assert caught.value.errno == errno.EMFILE
+
+
+LISTEN_FDS = """
+import os, socket
+n = int(os.environ["LISTEN_FDS"])
+assert int(os.environ["LISTEN_PID"]) == os.getpid()
+names = os.environ["LISTEN_FDNAMES"].split(":")
+made = [socket.socket(fileno=fd) for fd in range(3, 3 + n)]
+for one, name in zip(made, names):
+    print(name, one.getsockname()[1])
+print(sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1])
+"""
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_listen_fds(output: Output, count: int) -> None:
+    """Sockets are inherited from 3 on, in their order, for the command's own process id."""
+    need.capability("proc")
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        made.reverse()  # the highest goes to the lowest place
+        named = [(f"name{number}", sock.fileno()) for number, sock in enumerate(made)]
+        expected = [f"name{number} {sock.getsockname()[1]}" for number, sock in enumerate(made)]
+        command = [*PYTHON, LISTEN_FDS]
+        with Process.start(command, output=output.fd, listen_fds=named) as process:
+            for sock in made:
+                sock.close()
+            assert process.wait(HANG_S) == 0, output.text()
+    assert output.text().splitlines() == [*expected, str(list(range(3 + count)))]
+
+
+@pytest.mark.usefixtures("either")
+def test_listen_fds_of_what_cannot_be_executed() -> None:
+    """The error is the same as ever."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        named = [("one", sock.fileno())]
+        with pytest.raises(ServerStartError, match="command not found"):
+            Process.start(["portlease-no-such-program"], listen_fds=named)
+        with pytest.raises(UsageError, match="LISTEN_FDNAMES"):
+            Process.start(["true"], listen_fds=[("a:b", sock.fileno())])
+        with pytest.raises(UsageError, match="pass_fds"):
+            Process.start(["true"], listen_fds=named, pass_fds=[3])
+
+
+@pytest.mark.usefixtures("kept")
+def test_sockets_passed_on_die_with_the_command() -> None:
+    """The keeper has no copy: who connects is refused when the command has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        with Process.start(SLEEP, listen_fds=[("one", sock.fileno())]) as process:
+            sock.close()
+            with socket.create_connection(address):
+                assert process.returncode is None
+        with socket.socket() as client:
+            assert client.connect_ex(address) == errno.ECONNREFUSED
+
+
+@pytest.mark.usefixtures("either")
+def test_errors_apart(output: Output) -> None:
+    """Standard error can have a descriptor of its own."""
+    with tempfile.TemporaryFile() as errors:
+        command = ["sh", "-c", "echo out; echo err >&2"]
+        with Process.start(command, output=output.fd, errors=errors.fileno()) as process:
+            assert process.wait(HANG_S) == 0
+        assert output.text() == "out\n"
+        assert os.pread(errors.fileno(), 100, 0) == b"err\n"
+
+
+@pytest.mark.usefixtures("either")
+def test_signals_sent_are_remembered() -> None:
+    """By whatever method: who asks later why it ended can tell a crash from a wish."""
+    with Process.start(SLEEP) as process:
+        assert process.signals_sent == []
+        process.send_signal(signal.SIGCONT)
+        process.begin_stop()
+        process.wait(HANG_S)
+        process.stop(signal.SIGINT)
+        process.begin_stop()
+        assert process.signals_sent[:2] == [signal.SIGCONT, signal.SIGTERM]
+        assert process.returncode == -signal.SIGTERM
 
 
 # --- descriptors and signals --------------------------------------------------------------------
@@ -822,7 +903,7 @@ def test_the_keeper_sleeps(output: Output) -> None:
 def test_a_defect_of_the_keeper_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes wrong inside the keeper comes back with its traceback, and nothing is left."""
     code = compile("raise ZeroDivisionError('on purpose')", "keeper", "exec")
-    monkeypatch.setattr(_process_linux._Code, "keeper", marshal.dumps(code))
+    monkeypatch.setitem(_process_linux._codes, _process_linux._KEEPER, marshal.dumps(code))
     with tempfile.TemporaryFile() as file:
         with pytest.raises(ServerStartError, match=r"keeper of sleep .* ended with exit status 1"):
             Process.start(SLEEP, output=file.fileno())
@@ -834,7 +915,7 @@ def test_a_defect_of_the_keeper_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_kernel_without_subreapers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where prctl(2) refuses, commands run without a keeper from then on."""
     code = keeper_with('PR_SET_CHILD_SUBREAPER: "Final" = 36', "PR_SET_CHILD_SUBREAPER = 4711")
-    monkeypatch.setattr(_process_linux._Code, "keeper", code)
+    monkeypatch.setitem(_process_linux._codes, _process_linux._KEEPER, code)
     monkeypatch.setattr(_process._System, "has_subreapers", True)
     for _ in range(2):
         with Process.start(SLEEP) as process:
@@ -854,7 +935,7 @@ def keeper_with(old: str, new: str) -> bytes:
 def test_a_defect_while_it_runs_is_told(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash in the keeper's loop arrives with its traceback, and the tree is ended."""
     code = keeper_with('"""Send *number* to the main process, unless', '1 / 0; """')
-    monkeypatch.setattr(_process_linux._Code, "keeper", code)
+    monkeypatch.setitem(_process_linux._codes, _process_linux._KEEPER, code)
     process = Process.start(["sh", "-c", "sleep 1000 & wait"], output=output.fd)
     wait_for(lambda: len(process.tree()) == 2)
     with watched(process.tree()) as wait_all:
@@ -874,7 +955,7 @@ assert ctypes.CDLL(None).prctl(24, 5, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_KILL
 source = pathlib.Path(_keeper.__file__).read_text()
 hasty = source.replace("STUCK_AFTER_S: \\"Final\\" = 5.0", "STUCK_AFTER_S = 0.05")
 assert hasty != source
-_process_linux._Code.keeper = marshal.dumps(compile(hasty, "keeper", "exec"))
+_process_linux._codes[_process_linux._KEEPER] = marshal.dumps(compile(hasty, "keeper", "exec"))
 nobody = "import os, signal; os.setresuid(65534, 65534, 65534); os.write(1, b'.'); signal.pause()"
 reader, writer = os.pipe()
 process = Process.start([sys.executable, "-c", nobody], output=writer)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from portlease import _pool, _registry
 from portlease._errors import PortleaseError, PortUnavailableError
 from portlease._platform import backend
+from portlease._server import _process
 from portlease._server._process import Process
 from portlease._take import lease
 
@@ -91,7 +92,7 @@ def _facts() -> Iterator[Fact]:
         yield _files()
     if sys.platform == "linux":
         yield _namespaces()
-        yield _seccomp()
+        yield _broker()
 
 
 # --- the system, and where ports come from --------------------------------------------------------
@@ -593,24 +594,41 @@ if sys.platform == "linux":
         )
         return {name: _sysctl(name) for name in names}
 
-    def _seccomp() -> Fact:
-        from portlease import _sandbox
-
-        refusal = _sandbox.seccomp_notification()
-        if refusal is None:
+    def _broker() -> Fact:
+        refused = _process.why_no_broker()
+        if refused is not None:
             return Fact(
-                name="seccomp notification",
-                found="to be had",
-                follows="a server's own bind(2) can be watched; nothing does so yet",
+                name="broker",
+                found=f"not to be had: {refused.reason}",
+                level="missing",
+                follows="--how broker does what is done without it: the lease is offered, or steps "
+                "aside",
+                remedy=refused.remedy,
                 promised=False,
-                data={"available": True},
+                data={"available": False, "refused": refused.reason},
             )
+        alone = _has_capability(_CAP_NET_RAW)
+        powers = _has_capability(_CAP_SYS_ADMIN)
         return Fact(
-            name="seccomp notification",
-            found=f"not to be had ({refusal})",
-            level="missing",
-            follows="a server's own bind(2) cannot be watched; nothing does so yet",
-            remedy="in a container: --cap-add SYS_PTRACE, or --security-opt seccomp=unconfined",
+            name="broker",
+            found="to be had" + ("" if powers else ", with no_new_privs"),
+            follows="with --how broker a server binds while its port is held: no bind of anybody "
+            + ("else succeeds" if alone else "else succeeds that does not set SO_REUSEADDR")
+            + ("" if powers else "; sudo, su and setuid programs have no power in it"),
             promised=False,
-            data={"available": False, "refused": str(refusal)},
+            data={
+                "available": True,
+                "apart": "by interface" if alone else "by SO_REUSEADDR",
+                "no_new_privs": not powers,
+            },
         )
+
+    _CAP_NET_RAW: Final = 13
+    _CAP_SYS_ADMIN: Final = 21
+
+    def _has_capability(number: int) -> bool:
+        """Whether a child of ours would have it: capabilities(7)."""
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            pairs = (line.partition(":") for line in file)
+            value = next(value for name, _, value in pairs if name == "CapEff")
+        return bool(int(value, 16) >> number & 1)

@@ -1,6 +1,7 @@
-"""Whether Linux lets us make a network namespace, or watch a process's system calls.
+"""Whether Linux lets us make a network namespace, or broker a process's binds; and why not.
 
 Both would change the process that tries, so a child tries, for real, and says how far it came.
+(For the broker that is an ordinary start of a server: :meth:`Process.start`, with holds.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
 _HANG_GUARD_S: Final = 30.0
+
+OUTER: Final = "the outer broker"
+"""What refuses the holds of a broker inside another one."""
 
 
 class Refusal(NamedTuple):
@@ -69,26 +73,6 @@ else:
 stage("lo", raise_lo)
 """
 
-# The system calls' numbers are in asm/unistd.h; pidfd_getfd(2) has the same one everywhere. The
-# filter allows everything: BPF_RET | BPF_K, SECCOMP_RET_ALLOW. PR_SET_NO_NEW_PRIVS is 38; then
-# SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_NEW_LISTENER, seccomp_unotify(2).
-_SECCOMP: Final = """\
-numbers = {"x86_64": 317, "aarch64": 277, "riscv64": 277, "loongarch64": 277, "s390x": 348,
-           "ppc64le": 358}
-number = numbers.get(os.uname().machine) if sys.maxsize > 2**32 else None
-if number is None:
-    print("this machine", 38)
-    sys.exit()
-def call(*arguments):
-    return called(libc.syscall(*arguments))
-me = stage("pidfd_open", os.pidfd_open, os.getpid())
-stage("pidfd_getfd", call, 438, me, 0, 0)
-libc.prctl(38, 1, 0, 0, 0)
-allow = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000))
-program = ctypes.create_string_buffer(struct.pack("@HP", 1, ctypes.addressof(allow)))
-stage("seccomp", call, number, 1, 8, program)
-"""
-
 
 def network_namespace(how: Literal["root", "user"]) -> Refusal | None:
     """Make a network namespace with ``lo`` up: by our own privileges, or in a user namespace.
@@ -97,15 +81,6 @@ def network_namespace(how: Literal["root", "user"]) -> Refusal | None:
         None if it can be had.
     """
     return _tried(_NAMESPACE, how)
-
-
-def seccomp_notification() -> Refusal | None:
-    """Install a filter with a listener, and fetch a descriptor by pidfd_getfd(2).
-
-    Returns:
-        None if it can be had.
-    """
-    return _tried(_SECCOMP)
 
 
 def _tried(script: str, *arguments: str) -> Refusal | None:
@@ -171,3 +146,97 @@ def explain_namespace(refusal: Refusal, settings: Mapping[str, str | None]) -> t
                 why, remedy = told
                 break
     return f"{why} ({refusal})", remedy
+
+
+# --- the broker ---------------------------------------------------------------------------------
+
+_NO_KEEPER: Final = (
+    "it needs a keeper, which is to be had on Linux with /proc and Python's ctypes",
+    "leave it out: a lease is offered, or steps aside, without a broker too",
+)
+_PROFILE: Final = "in a container: --security-opt seccomp=unconfined, or --cap-add SYS_ADMIN"
+_NEWER: Final = "use Linux 5.6 or later"
+# By what was refused, and the errno.
+_NO_BROKER: Final = {
+    ("seccomp", errno.EPERM): ("a seccomp profile forbids seccomp(2)", _PROFILE),
+    ("seccomp", errno.EACCES): (
+        "seccomp(2) takes no_new_privs or CAP_SYS_ADMIN, and neither can be had",
+        _PROFILE,
+    ),
+    ("seccomp", errno.EBUSY): (
+        (
+            "something else already watches the system calls of this process and its children (a "
+            "container's seccomp agent, WSL2 in its mirrored network mode, another broker), and "
+            "the kernel allows one"
+        ),
+        "start it outside of that",
+    ),
+    ("seccomp", errno.EINVAL): (
+        "this kernel knows no seccomp user notification (gVisor, or Linux before 5.0)",
+        f"{_NEWER}; in gVisor: another runtime, as runc",
+    ),
+    ("seccomp", errno.ENOSYS): (
+        "this kernel has no seccomp filters, or a profile hides them",
+        (
+            "use a kernel with CONFIG_SECCOMP_FILTER; in a container: --security-opt "
+            "seccomp=unconfined"
+        ),
+    ),
+    ("prctl", errno.EPERM): ("a seccomp profile forbids no_new_privs", _PROFILE),
+    ("pidfd_open", errno.EPERM): ("a seccomp profile forbids pidfd_open(2)", _PROFILE),
+    ("pidfd_open", errno.ENOSYS): ("this kernel has no pidfd_open(2)", _NEWER),
+    ("pidfd_getfd", errno.ENOSYS): (
+        "this kernel has no pidfd_getfd(2), or a seccomp profile hides it",
+        f"{_NEWER}; in a container: --cap-add SYS_PTRACE, or --security-opt seccomp=unconfined",
+    ),
+    ("pidfd_getfd", errno.EPERM): (
+        "a seccomp profile forbids pidfd_getfd(2), as Docker's own does",
+        "in a container: --cap-add SYS_PTRACE, or --security-opt seccomp=unconfined",
+    ),
+    (OUTER, errno.ECONNREFUSED): (
+        "this process runs under a broker whose keeper has ended; nothing in it can bind any more",
+        "start it anew, outside of what that keeper kept",
+    ),
+    (OUTER, errno.EPERM): (
+        "this process runs under the broker of another user, which takes no holds from it",
+        "start it outside of that, or as the same user",
+    ),
+}
+_YAMA: Final = (
+    "Yama forbids a process to look at its children (kernel.yama.ptrace_scope={scope})",
+    "sysctl -w kernel.yama.ptrace_scope=1 (as root), or --cap-add SYS_PTRACE in a container",
+)
+_YAMA_STRICT: Final = frozenset({"2", "3"})
+
+
+def explain_broker(refusal: Refusal | None, ptrace_scope: str | None = None) -> tuple[str, str]:
+    """Why no broker is to be had, and the remedy.
+
+    Args:
+        refusal: what was refused; None where there is no keeper, in which the broker would be.
+        ptrace_scope: the sysctl kernel.yama.ptrace_scope, if there is one.
+    """
+    if refusal is None:
+        return _NO_KEEPER
+    if refusal.stage.startswith("/proc/"):
+        return (
+            f"/proc/PID/mem of its own child is closed to this process ({refusal})",
+            "mount /proc; in a container: --cap-add SYS_PTRACE",
+        )
+    denied = refusal.errno in {errno.EPERM, errno.EACCES}
+    if refusal.stage == "pidfd_getfd" and denied and ptrace_scope in _YAMA_STRICT:
+        why, remedy = _YAMA
+        return why.format(scope=ptrace_scope), remedy
+    why, remedy = _NO_BROKER.get(
+        (refusal.stage, refusal.errno), (os.strerror(refusal.errno), "see seccomp_unotify(2)")
+    )
+    return f"{why} ({refusal})", remedy
+
+
+def ptrace_scope() -> str | None:
+    """Return Yama's setting, or None where there is no Yama."""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+            return file.read().strip()
+    except (FileNotFoundError, PermissionError):
+        return None

@@ -19,13 +19,17 @@ Should the keeper itself be killed, the kernel kills the main process (PR_SET_PD
 of the tree is then beyond reach, which is why the keeper keeps away from everybody's signals: it is
 in a session or a process group of its own, and ignores those of the terminal.
 
+A server on holds has a *broker* (:mod:`._broker`, whose code comes with the request): the keeper
+then also answers the tree's binds and listens, in the same loop. So nothing here may ever wait for
+our side, which may be stopped: what it does not read is kept until it does.
+
 Messages, both ways, are a length of four bytes, big-endian, and then a marshalled tuple (both ends
 are the same interpreter). To the keeper: ``("start", request)``, ``("signal", n, number)``,
 ``("stop", number, grace_s)``. From it: ``("started", pid)`` once exec(2) has succeeded, or
 ``("failed", stage, errno, path)``, or ``("unable",)`` where there are no subreapers;
 ``("exit", status)`` when the main process has been reaped; ``("signalled", n, errno)``;
-``("stuck", processes)``; ``("gone", killed)`` as its last word; and ``("crash", traceback)`` if it
-has a defect.
+``("stuck", processes)``; the broker's ``("brokered", ...)`` and ``("trouble", text)``;
+``("gone", killed)`` as its last word; and ``("crash", traceback)`` if it has a defect.
 
 What is odd here is so for speed, because every served process waits for it: `_signal` and `posix`
 are the built-in halves of `signal` and `os`, and libc is called through `_ctypes` itself. With
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Final, NoReturn, TypedDict
 
+    from portlease._server._broker import Broker, Hold
+
     class Request(TypedDict):
         """What to run, and how."""
 
@@ -59,6 +65,11 @@ if TYPE_CHECKING:
         keep_ignored: bool
         """Leave ignored what was ignored when we were started (nohup), as subprocess does."""
         pass_fds: list[int]
+        listen_fds: list[tuple[bytes, int]] | None
+        """Names and descriptors to pass on as LISTEN_FDS, sd_listen_fds(3)."""
+        holds: list[Hold]
+        broker: bytes
+        """The marshalled code of ._broker, if there are holds."""
 
 else:
     import _signal as signal
@@ -77,6 +88,9 @@ STUCK_AFTER_S: "Final" = 5.0
 """How long after the first SIGKILL the survivors are reported."""
 
 MOST_REPORTED: "Final" = 100
+
+MOST_UNREAD_BYTES: "Final" = 1 << 20
+"""How much of the broker's news is kept for our side while it does not read."""
 
 _LENGTH_BYTES: "Final" = 4
 _FOR_EVER_MS: "Final" = -1
@@ -160,7 +174,7 @@ def _stat(pid: int) -> "tuple[str, str, int]":
 # --- the child, between fork and exec -----------------------------------------------------------
 
 
-def _become(request: "Request", ignored: "Iterable[int]") -> "NoReturn":
+def _become(request: "Request", ignored: "Iterable[int]", broker: "Broker | None") -> "NoReturn":
     """Turn this forked child into the server; comes back only by an exception."""
     stage, path = "session", b""
     try:
@@ -168,16 +182,57 @@ def _become(request: "Request", ignored: "Iterable[int]") -> "NoReturn":
             posix.setsid()
         else:
             posix.setpgid(0, request["group"])
-        # (Here is the place for what must be set up in the server's own process: a network
-        # namespace, a seccomp filter. We are single-threaded, and nobody else's signals come.)
+        # (Here is the place for what must be set up in the server's own process, as a network
+        # namespace. We are single-threaded, and nobody else's signals come.)
+        stage, path = "broker", b""
+        # The keeper waits for this, so it comes before a directory that may not answer (NFS).
+        if broker is not None:
+            broker.enlist(request["env"])
         stage, path = "cwd", request["cwd"] or b""
         if path:
             posix.chdir(path)
         stage, path = "exec", request["argv"][0]
+        if request["listen_fds"] is not None:
+            _pass_on(request["listen_fds"], request["pass_fds"], request["env"])
         _reset_signals(ignored if request["keep_ignored"] else ())
         _exec(request["argv"], request["env"])
     except OSError as error:
+        if stage == "broker":
+            path = str(error.filename or "").encode()
         raise _StartError(stage, error.errno, path) from error
+
+
+_FIRST_PASSED_ON: "Final" = 3  # SD_LISTEN_FDS_START
+
+
+def _pass_on(
+    named: "list[tuple[bytes, int]]", pass_fds: "list[int]", env: "dict[bytes, bytes]"
+) -> None:
+    """Put the descriptors on 3, 4, ..., and say so in *env*, for our own process id."""
+    end = _FIRST_PASSED_ON + len(named)
+    # First away from where they are to go, for one may sit on another's place.
+    copies = [_copy_above(fd, end) for _, fd in named]
+    for _, fd in named:
+        if fd not in pass_fds:
+            posix.set_inheritable(fd, False)  # noqa: FBT003 - positional-only
+    for number, copy in enumerate(copies, _FIRST_PASSED_ON):
+        posix.dup2(copy, number)
+        posix.close(copy)
+    env[b"LISTEN_FDS"] = str(len(named)).encode()
+    env[b"LISTEN_FDNAMES"] = b":".join(name for name, _ in named)
+    env[b"LISTEN_PID"] = str(posix.getpid()).encode()
+
+
+def _copy_above(fd: int, lowest: int) -> int:
+    """As F_DUPFD_CLOEXEC, without the module for it."""
+    passed_over = []
+    try:
+        while (copy := posix.dup(fd)) < lowest:
+            passed_over.append(copy)
+    finally:
+        for one in passed_over:
+            posix.close(one)
+    return copy
 
 
 class _StartError(Exception):
@@ -235,6 +290,11 @@ class Keeper:
         self._exec_result: int | None = None
         """The pipe on which the child says why it could not become the server."""
         self._exec_answer = b""
+        self._watched: dict[int, Callable[[int], bool]] = {}
+        """The broker's descriptors, and what to do when one is readable."""
+        self._outbox = bytearray()
+        self._hears = True
+        """Whether the control socket is still polled."""
 
         self._terminated = False
         self._orphaned = False
@@ -258,6 +318,7 @@ class Keeper:
         self._ignored = _ignored_signals()
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
+        posix.set_blocking(control, False)
         self._wake = self._handle_signals()
         self._poll.register(self._wake, select.POLLIN)
 
@@ -292,11 +353,13 @@ class Keeper:
             if self._over():
                 return
             timeout_ms = self._go_on_stopping()
-            for fd, _ in self._poll.poll(timeout_ms):
+            for fd, events in self._poll.poll(timeout_ms):
                 if fd == self._control:
-                    self._on_control()
+                    self._on_control(events)
                 elif fd == self._exec_result:
                     self._on_exec_result()
+                elif fd in self._watched:
+                    self._on_watched(fd, events)
                 else:
                     posix.read(self._wake, 4096)
             if self._terminated:
@@ -310,23 +373,56 @@ class Keeper:
             return self._orphaned
         if self._alone and self._exec_result is None:
             self._tell("gone", self._killed[:MOST_REPORTED])
+            self._empty_outbox()
             return True
         return False
 
     def _tell(self, *message: object) -> None:
+        """Say something to our side, and do not wait until it reads."""
+        if self._orphaned:
+            return
+        self._outbox += encode(message)
+        self._send()
+
+    def _tell_news(self, *message: object) -> None:
+        """Say what the broker has done; of news that nobody reads there is a limit."""
+        if len(self._outbox) < MOST_UNREAD_BYTES:
+            self._tell(*message)
+
+    def _send(self) -> None:
         try:
-            _write_all(self._control, encode(message))
+            while self._outbox:
+                del self._outbox[: posix.write(self._control, self._outbox)]
+        except BlockingIOError:
+            self._poll.modify(self._control, select.POLLIN | select.POLLOUT)
         except (BrokenPipeError, ConnectionResetError):
             self._on_orphaned()  # poll() will say so as well, if it has not yet
+        else:
+            if self._hears:
+                self._poll.modify(self._control, select.POLLIN)
+
+    def _empty_outbox(self) -> None:
+        """Wait until all has been said; only when nothing is left to be kept."""
+        if self._orphaned:
+            return
+        posix.set_blocking(self._control, True)
+        self._send()
 
     # --- what our side says ---
 
-    def _on_control(self) -> None:
+    def _on_control(self, events: int) -> None:
+        if events & select.POLLOUT:
+            self._send()
+        if not events & ~select.POLLOUT:
+            return
         try:
             data = posix.read(self._control, 1 << 16)
+        except BlockingIOError:
+            return
         except ConnectionResetError:  # it died with messages of ours unread
             data = b""
         if not data:
+            self._hears = False
             self._poll.unregister(self._control)
             self._on_orphaned()
             return
@@ -343,6 +439,7 @@ class Keeper:
         if self._orphaned:
             return
         self._orphaned = True
+        self._outbox.clear()
         if self._deadline is None:
             self._stop(signal.SIGTERM, ORPHAN_GRACE_S)
         else:  # it has been told already; only the time is shorter
@@ -351,6 +448,7 @@ class Keeper:
     # --- starting ---
 
     def _start(self, request: "Request") -> None:
+        broker = self._make_broker(request) if request["holds"] else None
         reader, writer = posix.pipe()
         everything = signal.valid_signals()
         # A signal between fork and exec would write to the pipe that the child shares with us.
@@ -361,23 +459,48 @@ class Keeper:
         except OSError as error:  # EAGAIN: RLIMIT_NPROC, or the cgroup's pids.max
             self._tell("failed", "fork", error.errno, b"")
             self._tell("gone", [])
+            self._empty_outbox()
             posix._exit(1)
         if pid == 0:
-            self._run_child(request, keeper, writer)
+            self._run_child(request, keeper, writer, broker)
         posix.close(writer)
         self._main, self._main_alive = pid, True
         self._exec_result = reader
         self._poll.register(reader, select.POLLIN)
+        if broker is not None:
+            broker.engage(pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._let_go(request["pass_fds"])
+        passed_on = request["listen_fds"] or ()
+        self._let_go({*request["pass_fds"], *(fd for _, fd in passed_on)})
 
-    def _run_child(self, request: "Request", keeper: int, writer: int) -> "NoReturn":
+    def _make_broker(self, request: "Request") -> "Broker":
+        module = {"__name__": "portlease._server._broker"}
+        exec(marshal.loads(request["broker"]), module)  # noqa: S102, S302 - from ourselves
+        broker: Broker = module["Broker"](  # type: ignore[operator]
+            request["holds"], self._tell_news, self._watch
+        )
+        return broker
+
+    def _watch(self, fd: int, act: "Callable[[int], bool]") -> None:
+        self._watched[fd] = act
+        self._poll.register(fd, select.POLLIN)
+
+    def _on_watched(self, fd: int, events: int) -> None:
+        if not self._watched[fd](events):
+            del self._watched[fd]
+            self._poll.unregister(fd)
+
+    def _run_child(
+        self, request: "Request", keeper: int, writer: int, broker: "Broker | None"
+    ) -> "NoReturn":
         try:
+            if request["listen_fds"]:  # it must not be where they go
+                writer = _copy_above(writer, _FIRST_PASSED_ON + len(request["listen_fds"]))
             try:
                 self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if posix.getppid() != keeper:  # it died before the line above
                     posix._exit(255)
-                _become(request, self._ignored)
+                _become(request, self._ignored, broker)
             except _StartError as error:
                 answer = error.args
             except BaseException:  # noqa: BLE001 - nothing may escape into the keeper's own loop
@@ -532,6 +655,7 @@ def main() -> "NoReturn":
             keeper.run()
         status = 0
     except BaseException:  # noqa: BLE001 - whatever it was, our side must learn of it
+        posix.set_blocking(control, True)
         try:
             _write_all(control, encode(("crash", _traceback())))
         except (BrokenPipeError, ConnectionResetError):

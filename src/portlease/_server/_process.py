@@ -13,6 +13,7 @@ import errno
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -20,7 +21,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import ref
 
-from portlease._errors import ResourceLimitError, ServerStartError, UsageError
+from portlease._errors import (
+    BrokerUnavailableError,
+    ResourceLimitError,
+    ServerStartError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +44,7 @@ else:
 
 
 DEVNULL: Final = subprocess.DEVNULL
+STDOUT: Final = subprocess.STDOUT
 MODES: Final = ("session", "group", "inherit")
 EXIT_GRACE_S: Final = 1.0
 """How long a tree has to end by itself when the interpreter ends."""
@@ -55,6 +62,28 @@ class Killed(NamedTuple):
     command: str
 
 
+class Hold(NamedTuple):
+    """A held socket that a server is to be brokered beside: exclusive, and bound to *port*."""
+
+    transport: str
+    """``"tcp"`` or ``"udp"``."""
+    port: int
+    fd: int
+    """Its descriptor, which stays the caller's."""
+
+
+class Brokered(NamedTuple):
+    """A bind or listen of a held port that was done for a server."""
+
+    transport: str
+    port: int
+    address: str
+    pid: int
+    """The process whose socket it is."""
+    action: str
+    """``"bind"`` or ``"listen"``."""
+
+
 class Launch(NamedTuple):
     """What :meth:`Process.start` was asked for, checked."""
 
@@ -65,6 +94,9 @@ class Launch(NamedTuple):
     output: int | None
     pass_fds: tuple[int, ...]
     mode: Mode
+    errors: int | None = None
+    holds: tuple[Hold, ...] = ()
+    listen_fds: tuple[tuple[str, int], ...] | None = None
 
 
 class Process(ABC):
@@ -79,10 +111,19 @@ class Process(ABC):
     argv: tuple[str, ...]
     pid: int
     """The process id of the command itself."""
+    brokered: list[Brokered]
+    """What the broker has done for it, in this order: its first 10,000 deeds."""
+    broker_troubles: list[str]
+    """Calls that the broker left to the kernel though they may have been for a held port."""
+    signals_sent: list[int]
+    """What was sent through this object, by whatever method; the keeper's own SIGKILLs are not."""
     _remembered = False
 
     def __init__(self, launch: Launch) -> None:
         self.argv = launch.argv
+        self.brokered = []
+        self.broker_troubles = []
+        self.signals_sent = []
         self._owner = os.getpid()
 
     @staticmethod
@@ -93,8 +134,11 @@ class Process(ABC):
         cwd: StrPath | None = None,
         stdin: int | None = DEVNULL,
         output: int | None = None,
+        errors: int | None = STDOUT,
         pass_fds: Sequence[int] = (),
         mode: Mode = "session",
+        holds: Sequence[Hold] = (),
+        listen_fds: Sequence[tuple[str, int]] | None = None,
     ) -> Process:
         """Start a command.
 
@@ -105,17 +149,26 @@ class Process(ABC):
             stdin: a descriptor, ``subprocess.DEVNULL``, or None for ours.
             output: a descriptor for its standard output and error; None for ours. The caller keeps
                 its own copy, and closes it.
+            errors: the same for its standard error alone; where it is not given, that of *output*.
             pass_fds: descriptors that it inherits under their numbers, besides the three. They stay
                 the caller's.
             mode: ``"session"`` and ``"group"`` give it a session or a process group of its own,
                 and every signal at its default. ``"inherit"`` leaves it in ours, where the
                 terminal's signals reach it, and what is ignored here stays ignored there.
+            holds: exclusively held sockets, beside which the command and its descendants may bind
+                by the broker (:mod:`._broker`; Linux only). Copies of them live until the tree has
+                ended. While a server binds, another process that has such a hold must not change
+                its options; a UDP hold is deaf afterwards.
+            listen_fds: names and listening sockets that it inherits as LISTEN_FDS, from 3 on
+                (sd_listen_fds(3)). They stay the caller's.
 
         Returns:
             The process, once exec(2) has succeeded.
 
         Raises:
             ServerStartError: it could not be executed; ``errno`` says why.
+            BrokerUnavailableError: there are *holds*, and no broker is to be had here. Nothing was
+                executed.
             ResourceLimitError: no process, descriptor or memory was left for it.
             UsageError: an argument that can never work.
         """
@@ -125,8 +178,11 @@ class Process(ABC):
             cwd=None if cwd is None else os.fspath(cwd),
             stdin=stdin,
             output=output,
+            errors=output if errors == STDOUT else errors,
             pass_fds=tuple(pass_fds),
             mode=mode,
+            holds=tuple(holds),
+            listen_fds=None if listen_fds is None else tuple(listen_fds),
         )
         _check(launch)
         _reap_abandoned()
@@ -153,6 +209,31 @@ class Process(ABC):
         """
 
     @abstractmethod
+    def _send_signal(self, number: int) -> None:
+        """As :meth:`send_signal`, which has checked whose process this is."""
+
+    @abstractmethod
+    def _stop(self, number: int, grace_s: float) -> tuple[Killed, ...]:
+        """As :meth:`stop`, which has checked the arguments and whose process this is."""
+
+    @abstractmethod
+    def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait for news until *done*, or *timeout_s*; return ``done()``."""
+
+    @abstractmethod
+    def _begin_stop(self, grace_s: float) -> None:
+        """As :meth:`begin_stop`, which has checked whose process this is."""
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """Let go of a tree that nobody has a handle on any more; it ends soon, without us."""
+
+    @abstractmethod
+    def _become_inert(self) -> None:
+        """In a forked child: let go of the copies of what is the parent's."""
+
+    # --- what follows from it ---
+
     def send_signal(self, number: int) -> None:
         """Send a signal to the command itself; nothing happens if it has ended.
 
@@ -160,8 +241,10 @@ class Process(ABC):
             OSError: PermissionError if it became another user, EINVAL for no such signal.
             UsageError: this is a forked child of the process that started it.
         """
+        self._must_be_ours()
+        self.signals_sent.append(int(number))
+        self._send_signal(number)
 
-    @abstractmethod
     def stop(self, number: int = signal.SIGTERM, *, grace_s: float = 5.0) -> tuple[Killed, ...]:
         """End the whole tree; on return nothing of it is left.
 
@@ -177,24 +260,21 @@ class Process(ABC):
             ServerError: something cannot be ended, or the keeper was lost; it says what and why.
             UsageError: there is no such signal.
         """
+        if number not in signal.valid_signals():
+            raise UsageError(f"{number} is no signal that can be sent here")
+        if self._owner != os.getpid():
+            return ()
+        self.signals_sent.append(int(number))
+        return self._stop(number, grace_s)
 
-    @abstractmethod
-    def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Wait for news until *done*, or *timeout_s*; return ``done()``."""
+    def begin_stop(self, grace_s: float = 5.0) -> None:
+        """Ask the tree to end as :meth:`stop` does, with SIGTERM, and do not wait for it.
 
-    @abstractmethod
-    def _begin_stop(self, grace_s: float) -> None:
-        """Ask the tree to end, and do not wait."""
-
-    @abstractmethod
-    def _abandon(self) -> None:
-        """Let go of a tree that nobody has a handle on any more; it ends soon, without us."""
-
-    @abstractmethod
-    def _become_inert(self) -> None:
-        """In a forked child: let go of the copies of what is the parent's."""
-
-    # --- what follows from it ---
+        Nothing happens if it has ended, or is another process's.
+        """
+        if self._owner == os.getpid() and not self.ended:
+            self.signals_sent.append(int(signal.SIGTERM))
+            self._begin_stop(grace_s)
 
     def poll(self) -> int | None:
         """The return code, or None while the command runs."""
@@ -217,7 +297,7 @@ class Process(ABC):
         return self._wait_until(lambda: self.ended, timeout_s)
 
     def wait_for_news(self, timeout_s: float) -> None:
-        """Wait *timeout_s*, or less if meanwhile the command or the tree ends."""
+        """Wait *timeout_s*, or less if the command or tree ends, or the broker does something."""
         before = (self.returncode is None, self.ended)
         self._wait_until(lambda: (self.returncode is None, self.ended) != before, timeout_s)
 
@@ -233,10 +313,6 @@ class Process(ABC):
         """Have the tree end soon, without waiting for it; for finalizers."""
         forget(self)
         self._abandon()
-
-    def _must_be_signal(self, number: int) -> None:
-        if number not in signal.valid_signals():
-            raise UsageError(f"{number} is no signal that can be sent here")
 
     def _must_be_ours(self) -> None:
         if self._owner != os.getpid():
@@ -279,10 +355,25 @@ def _check(launch: Launch) -> None:
     for text in (*launch.argv, *launch.env, *launch.env.values()):
         if "\0" in text:
             raise UsageError(f"{text!r} has a NUL in it, which no argument or variable can")
+    _check_listen_fds(launch)
     for name in launch.env:
         if not name or "=" in name[1:]:  # Windows has names that begin with =
             raise UsageError(f"{name!r} cannot name an environment variable")
 
+
+def _check_listen_fds(launch: Launch) -> None:
+    named = launch.listen_fds or ()
+    for name, _ in named:
+        if not name.isascii() or not name.isprintable() or ":" in name:
+            raise UsageError(f"{name!r} cannot name a socket in LISTEN_FDNAMES")
+    places = range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + len(named))
+    for fd in launch.pass_fds:
+        if fd in places:
+            raise UsageError(f"descriptor {fd} is in pass_fds, and listen_fds needs its number")
+
+
+_FIRST_LISTEN_FD: Final = 3
+"""SD_LISTEN_FDS_START, sd_listen_fds(3)."""
 
 # Too many open files, here or in the system; too many processes; no memory for one.
 _LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
@@ -318,6 +409,8 @@ def _system(launch: Launch) -> Process:
             _System.has_subreapers = False
     from portlease._server._process_portable import PortableProcess
 
+    if launch.holds:
+        raise broker_error(None)
     return PortableProcess(launch)
 
 
@@ -350,14 +443,14 @@ def start_error(launch: Launch, stage: str, code: int, path: str) -> ServerStart
         )
     elif stage == "session":
         text = f"cannot start {program}: no session or process group for it: {why}"
+    elif code == errno.ENOENT and os.sep not in program:
+        nowhere = "" if launch.env.get("PATH", os.defpath) else " (PATH is empty)"
+        text = f"{program}: command not found{nowhere}; install it, or give its whole path"
     elif code == errno.ENOENT and os.path.exists(os.path.join(launch.cwd or "", program)):
         text = (
             f"cannot start {program}: it is there, but the interpreter that its first line names, "
             "or its dynamic loader, is not; install that, or run the script by its interpreter"
         )
-    elif code == errno.ENOENT and os.sep not in program:
-        search = launch.env.get("PATH", os.defpath)
-        text = f"{program}: command not found in PATH={search}; install it, or give its whole path"
     elif code == errno.ENOENT:
         text = f"{program}: no such file; install it, or correct the path"
     elif code == errno.EACCES:
@@ -370,6 +463,37 @@ def start_error(launch: Launch, stage: str, code: int, path: str) -> ServerStart
     else:
         text = f"cannot start {program}: {why}"
     return ServerStartError(text, argv=launch.argv, errno=code, output="")
+
+
+def broker_error(refused: tuple[str, int] | None) -> BrokerUnavailableError:
+    """The error for a broker that is not to be had.
+
+    Args:
+        refused: what was refused, and the errno; None where there is no keeper for it.
+    """
+    from portlease import _sandbox
+
+    refusal = None if refused is None else _sandbox.Refusal(*refused)
+    why, remedy = _sandbox.explain_broker(refusal, _sandbox.ptrace_scope())
+    return BrokerUnavailableError(
+        f"no broker is to be had: {why}; {remedy}", reason=why, remedy=remedy
+    )
+
+
+def why_no_broker() -> BrokerUnavailableError | None:
+    """Find out whether a broker is to be had, by starting a command that does nothing under one.
+
+    Returns:
+        None if it is; else the error that a start with *holds* would raise.
+    """
+    with socket.socket() as hold:
+        hold.bind(("127.0.0.1", 0))
+        holds = [Hold("tcp", hold.getsockname()[1], hold.fileno())]
+        try:
+            with Process.start([sys.executable, "-I", "-S", "-c", ""], holds=holds):
+                return None
+        except BrokerUnavailableError as error:
+            return error
 
 
 # --- all of them --------------------------------------------------------------------------------
@@ -410,7 +534,7 @@ def _stop_all() -> None:
     """Stop, all at the same time, what still runs when the interpreter ends."""
     mine = [process for process in live() if process._owner == os.getpid()]
     for process in mine:
-        process._begin_stop(EXIT_GRACE_S)
+        process.begin_stop(EXIT_GRACE_S)
     for process in mine:
         process.stop(grace_s=EXIT_GRACE_S)
     for popen in _abandoned:

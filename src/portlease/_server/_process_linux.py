@@ -8,6 +8,8 @@ the socket. Of several threads that wait, one sleeps on the socket and wakes the
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import select
 import signal
@@ -18,12 +20,13 @@ import threading
 import time
 from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from portlease import _platform
 from portlease._errors import ServerError, ServerStartError
 from portlease._server import _process
-from portlease._server._process import Killed, Launch, Process, override
+from portlease._server._process import Brokered, Killed, Launch, Process, override
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
@@ -48,23 +51,30 @@ exec(marshal.loads(code))
 """
 _SHOWN_IN_PS: Final = 2000
 _FD_SETSIZE: Final = 1024
+_MOST_BROKERED: Final = 10_000
+"""What is remembered of a server that binds without end."""
 _READ_BYTES: Final = 1 << 16
 _HANG_GUARD_S: Final = 30.0
 """How long after the last word it owed us the keeper is given up (it may be stopped, SIGSTOP)."""
+_LOOK_AGAIN_S: Final = 0.5
+"""How long one sleep is at most where a signal handler may have kept us from being woken."""
 
 
-class _Code:
-    keeper: bytes = b""
+_KEEPER: Final = "portlease._server._keeper"
+_BROKER: Final = "portlease._server._broker"
+_codes: dict[str, bytes] = {}
 
 
-def _keeper_code() -> bytes:
-    if not _Code.keeper:
-        name = _keeper.__name__
-        loader = _keeper.__loader__
+def _code(name: str) -> bytes:
+    """The marshalled code of a module that runs in the keeper alone."""
+    if name not in _codes:
+        spec = find_spec(name)
+        assert spec is not None and spec.origin is not None  # noqa: S101, PT018 - it is beside us
+        loader = spec.loader
         if not isinstance(loader, InspectLoader):  # pytest's, which rewrites the assertions
-            loader = SourceFileLoader(name, _keeper.__file__)
-        _Code.keeper = marshal.dumps(loader.get_code(name))
-    return _Code.keeper
+            loader = SourceFileLoader(name, spec.origin)
+        _codes[name] = marshal.dumps(loader.get_code(name))
+    return _codes[name]
 
 
 class NoSubreaperError(Exception):
@@ -84,7 +94,8 @@ class KeptProcess(Process):
         self._launch = launch
         # Reentrant, for signal handlers that stop a process while we look at it.
         self._changed = threading.Condition(threading.RLock())
-        self._someone_sleeps = False
+        self._sleeper: int | None = None
+        """The thread that sleeps on the socket, on behalf of all who wait."""
         self._inbox = bytearray()
         self._wait_status: int | None = None
         self._failure: tuple[str, int, str] | None = None
@@ -112,7 +123,7 @@ class KeptProcess(Process):
     def _start_keeper(self) -> subprocess.Popen[bytes]:
         launch = self._launch
         words = " ".join(launch.argv)[:_SHOWN_IN_PS]
-        size = str(len(_keeper_code()))
+        size = str(len(_code(_KEEPER)))
         # The lock keeps forks out too: a copy of the keeper's end would hide the keeper's death.
         with _platform.spawn_lock:
             ours, theirs = socket.socketpair()
@@ -122,8 +133,8 @@ class KeptProcess(Process):
                     [sys.executable, "-I", "-S", "-c", _BOOT, str(fd), size, "--", words],
                     stdin=launch.stdin,
                     stdout=launch.output,
-                    stderr=launch.output,
-                    pass_fds=(fd, *launch.pass_fds),
+                    stderr=launch.errors,
+                    pass_fds=(fd, *launch.pass_fds, *self._for_keeper()),
                     # No signal for our group or for the server's must reach it, SIGKILL least.
                     start_new_session=launch.mode == "session",
                     process_group=None if launch.mode == "session" else 0,
@@ -136,6 +147,11 @@ class KeptProcess(Process):
         self._socket = ours
         return popen
 
+    def _for_keeper(self) -> list[int]:
+        """What goes to the keeper and not, or not under this number, to the command."""
+        listen_fds = self._launch.listen_fds or ()
+        return [*(hold.fd for hold in self._launch.holds), *(fd for _, fd in listen_fds)]
+
     def _send_request(self) -> None:
         launch = self._launch
         groups = {"session": None, "group": 0, "inherit": os.getpgrp()}
@@ -146,11 +162,16 @@ class KeptProcess(Process):
             "group": groups[launch.mode],
             "keep_ignored": launch.mode == "inherit",
             "pass_fds": list(launch.pass_fds),
+            "listen_fds": None,
+            "holds": [(hold.transport, hold.port, hold.fd) for hold in launch.holds],
+            "broker": _code(_BROKER) if launch.holds else b"",
         }
+        if launch.listen_fds is not None:
+            request["listen_fds"] = [(name.encode(), fd) for name, fd in launch.listen_fds]
         assert self._socket is not None  # noqa: S101 - nobody has closed it yet
         # Should it be dead already, that shows when its answer is read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(_keeper_code() + _keeper.encode(("start", request)))
+            self._socket.sendall(_code(_KEEPER) + _keeper.encode(("start", request)))
 
     def _is_answered(self) -> bool:
         return bool(self.pid or self._failure or self._trouble or self._unable)
@@ -161,6 +182,9 @@ class KeptProcess(Process):
         self._wait_until(lambda: self._socket is None, None)
         if self._unable:
             raise NoSubreaperError
+        if self._failure is not None and self._failure[0] == "broker":
+            _, code, refused = self._failure
+            raise _process.broker_error((refused, code))
         if self._failure is not None and self._failure[0] != "crash":
             raise _process.start_error(self._launch, *self._failure)
         what = self._trouble or self._failure
@@ -173,9 +197,9 @@ class KeptProcess(Process):
     def _read_news(self) -> None:
         """Take in what the keeper has said. Needs the lock.
 
-        Nobody reads while somebody sleeps: what is read under a sleeper's nose does not wake it.
+        Nobody reads while another thread sleeps: what is read under its nose does not wake it.
         """
-        while self._socket is not None and not self._someone_sleeps:
+        while self._socket is not None and self._sleeper in {None, threading.get_ident()}:
             try:
                 data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -209,6 +233,16 @@ class KeptProcess(Process):
                 self._gone = True
             case "crash", str(text):
                 self._trouble = f"the keeper of {self.argv[0]} has a defect:\n{text}"
+            case _:
+                self._on_brokers_message(what, *facts)
+
+    def _on_brokers_message(self, what: object, *facts: object) -> None:
+        match what, *facts:
+            case "brokered", str(transport), int(port), str(address), int(pid), str(action):
+                if len(self.brokered) < _MOST_BROKERED:
+                    self.brokered.append(Brokered(transport, port, address, pid, action))
+            case "trouble", str(text):
+                self.broker_troubles.append(text)
             case _:
                 self._trouble = f"the keeper said {what!r}, which means nothing"
 
@@ -244,30 +278,49 @@ class KeptProcess(Process):
 
     @override
     def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._changed:
-            while True:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while (answer := self._look_or_sleep(done, deadline)) is None:
+            pass
+        return answer
+
+    def _look_or_sleep(self, done: Callable[[], bool], deadline: float) -> bool | None:
+        """Take in the news; None if that changed nothing, after a sleep on behalf of all who wait.
+
+        A signal handler may do this in the midst of its own thread's sleep, and so read under its
+        nose, or raise: then the mark goes first of all, and whoever is not woken looks again.
+        """
+        me = threading.get_ident()
+        nested = self._sleeper == me
+        try:
+            with self._changed:
                 self._read_news()
                 if done() or self._socket is None:
                     return done()
-                left_s = None if deadline is None else deadline - time.monotonic()
-                if left_s is not None and left_s <= 0:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
                     return False
-                if self._someone_sleeps:
-                    self._changed.wait(left_s)
-                else:
-                    self._sleep(self._socket.fileno(), left_s)
-
-    def _sleep(self, fd: int, timeout_s: float | None) -> None:
-        """Sleep until there is something to read, without the lock, on behalf of all who wait."""
-        self._someone_sleeps = True
-        self._changed.release()
-        try:
-            _wait_readable(fd, timeout_s)
+                if self._sleeper not in {None, me}:
+                    self._changed.wait(min(left_s, _LOOK_AGAIN_S))
+                    return None
+                self._sleeper = me
+                fd = self._socket.fileno()
+            self._sleep(fd, left_s)
         finally:
-            self._changed.acquire()
-            self._someone_sleeps = False
-            self._changed.notify_all()
+            if self._sleeper == me and not nested:
+                self._sleeper = None
+                with self._changed:
+                    self._changed.notify_all()
+        return None
+
+    def _sleep(self, fd: int, left_s: float) -> None:
+        # Signal handlers run in the main thread alone.
+        if threading.get_ident() == threading.main_thread().ident:
+            left_s = min(left_s, _LOOK_AGAIN_S)
+        try:
+            _wait_readable(fd, None if left_s == math.inf else left_s)
+        except OSError as error:
+            if error.errno != errno.EBADF or self._socket is not None:
+                raise  # otherwise a handler has read the last of it, and closed it
 
     # --- the contract ---
 
@@ -293,8 +346,12 @@ class KeptProcess(Process):
 
     @override
     def wait_for_news(self, timeout_s: float) -> None:
-        before = (self._wait_status, self._socket)
-        self._wait_until(lambda: (self._wait_status, self._socket) != before, timeout_s)
+        before = self._news()
+        self._wait_until(lambda: self._news() != before, timeout_s)
+
+    def _news(self) -> tuple[object, ...]:
+        troubles = len(self.broker_troubles)
+        return self._wait_status, self._socket, len(self.brokered), troubles
 
     @override
     def tree(self) -> list[int]:
@@ -303,8 +360,7 @@ class KeptProcess(Process):
         return _linux_proc.descendants(self._popen.pid)
 
     @override
-    def send_signal(self, number: int) -> None:
-        self._must_be_ours()
+    def _send_signal(self, number: int) -> None:
         with self._changed:
             self._asked += 1
             n = self._asked
@@ -315,10 +371,7 @@ class KeptProcess(Process):
             raise OSError(code, f"signal {number} to {self.argv[0]}: {os.strerror(code)}")
 
     @override
-    def stop(self, number: int = signal.SIGTERM, *, grace_s: float = 5.0) -> tuple[Killed, ...]:
-        self._must_be_signal(number)
-        if self._owner != os.getpid():
-            return ()
+    def _stop(self, number: int, grace_s: float) -> tuple[Killed, ...]:
         with self._changed:
             self._read_news()
             self._stuck = ()
@@ -365,7 +418,7 @@ class KeptProcess(Process):
     def _become_inert(self) -> None:
         # A copy of the socket would hide our parent's death from the keeper.
         self._changed = threading.Condition(threading.RLock())
-        self._someone_sleeps = False
+        self._sleeper = None
         self._let_go()
         self._popen.returncode = 0  # it is no child of ours
 

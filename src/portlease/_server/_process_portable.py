@@ -7,7 +7,9 @@ ended by SIGKILL, nobody ends the command.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from portlease import _platform
-from portlease._errors import ServerError
+from portlease._errors import ServerError, UsageError
 from portlease._server import _process
 from portlease._server._process import Killed, Launch, Process, override
 
@@ -38,7 +40,7 @@ class PortableProcess(Process):
         self._lock = threading.Lock()
         try:
             with _platform.spawn_lock:
-                self._popen = _start(launch)
+                self._popen = _start(_passing_on(launch))
         except FileNotFoundError as error:
             stage = "cwd" if launch.cwd is not None and error.filename == launch.cwd else "exec"
             raise _process.start_error(
@@ -71,15 +73,11 @@ class PortableProcess(Process):
         return [] if self.returncode is not None else [self.pid]
 
     @override
-    def send_signal(self, number: int) -> None:
-        self._must_be_ours()
+    def _send_signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
     @override
-    def stop(self, number: int = signal.SIGTERM, *, grace_s: float = 5.0) -> tuple[Killed, ...]:
-        self._must_be_signal(number)
-        if self._owner != os.getpid():
-            return ()
+    def _stop(self, number: int, grace_s: float) -> tuple[Killed, ...]:
         with self._lock:
             deadline = time.monotonic() + grace_s
             self._ask(number)
@@ -152,6 +150,46 @@ class PortableProcess(Process):
         self._popen.returncode = 0  # it is no child of ours
 
 
+# LISTEN_PID is the process id of the command itself, which is known only once it has been forked:
+# so an interpreter goes first, and becomes the command. Its arguments: the descriptors, their
+# names, the command.
+_TRAMPOLINE: Final = """\
+import os, sys
+fds = [int(fd) for fd in sys.argv[1].split(",")]
+copies = []
+while len(copies) < len(fds):
+    copies += [copy for copy in [os.dup(fds[len(copies)])] if copy >= 3 + len(fds)]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+for fd in fds:
+    if fd >= 3 + len(fds):
+        os.close(fd)
+os.environ.update(
+    LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=sys.argv[2]
+)
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as error:
+    sys.exit(f"{sys.argv[3]}: {error.strerror}")
+"""
+
+
+def _passing_on(launch: Launch) -> Launch:
+    """The same command, which inherits its sockets as LISTEN_FDS."""
+    named = launch.listen_fds
+    if not named:
+        return launch
+    if sys.platform == "win32":
+        raise UsageError("Windows has no LISTEN_FDS; let the server bind its port itself")
+    if shutil.which(launch.argv[0], path=launch.env.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), launch.argv[0])
+    fds = ",".join(str(fd) for _, fd in named)
+    names = ":".join(name for name, _ in named)
+    argv = (sys.executable, "-I", "-S", "-c", _TRAMPOLINE, fds, names, *launch.argv)
+    pass_fds = (*launch.pass_fds, *(fd for _, fd in named))
+    return launch._replace(argv=argv, pass_fds=pass_fds)
+
+
 def _start(launch: Launch) -> subprocess.Popen[bytes]:
     if sys.platform == "win32":
         flags = 0 if launch.mode == "inherit" else subprocess.CREATE_NEW_PROCESS_GROUP
@@ -161,7 +199,7 @@ def _start(launch: Launch) -> subprocess.Popen[bytes]:
             cwd=launch.cwd,
             stdin=launch.stdin,
             stdout=launch.output,
-            stderr=launch.output,
+            stderr=launch.errors,
             creationflags=flags,
         )
     return subprocess.Popen(
@@ -170,7 +208,7 @@ def _start(launch: Launch) -> subprocess.Popen[bytes]:
         cwd=launch.cwd,
         stdin=launch.stdin,
         stdout=launch.output,
-        stderr=launch.output,
+        stderr=launch.errors,
         pass_fds=launch.pass_fds,
         start_new_session=launch.mode == "session",
         process_group=0 if launch.mode == "group" else None,
