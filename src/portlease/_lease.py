@@ -41,6 +41,9 @@ _STUCK_S: Final = 2.0
 # forked: until its exec, 1 to 5 ms on a busy machine of two cores.
 _COPIES_S: Final = 0.1
 _COPIES_PAUSE_S: Final = 1e-4
+_BACKLOG: Final = 128
+_detach: Final = socket.SocketType.detach
+_adopt: Final = socket.SocketType.__init__
 
 
 class Lease:
@@ -195,6 +198,107 @@ class Lease:
         """
         return self._hand_over("hand_over", None, several=True)
 
+    def _beside(
+        self,
+        address: str,
+        *,
+        backlog: int | None,
+        transport: str | None = None,
+        v6only: bool = False,
+    ) -> socket.socket:
+        """A second socket, for a server to inherit, beside the hold; the lease keeps its state.
+
+        From the bind of it (TCP: from its listen) on, hold and socket together keep everybody out;
+        when it goes, the hold still does. While it is made, which takes microseconds, a bind with
+        SO_REUSEADDR of this very number passes.
+
+        Args:
+            address: where to bind: an address, or a name, of which the first address is taken.
+            backlog: TCP: how many connections the kernel queues, listen(2); None is 128.
+                Clients may connect at once. Not for UDP.
+            transport: ``"tcp"`` or ``"udp"``, to be given for a lease of both.
+            v6only: whether a socket on ``::`` leaves IPv4 alone.
+
+        Returns:
+            The socket: bound, TCP: listening; blocking, not inheritable. It is the caller's. It has
+            SO_REUSEADDR if it is TCP's, so that connections in TIME_WAIT are not in the way of the
+            next one.
+
+        UDP: before the bind the hold is deafened (:meth:`_deafen`).
+
+        Raises:
+            LeaseStateError: the lease is neither HELD nor OFFERED, or its part of this transport
+                is not held (GUARDED).
+            PortUnavailableError: somebody listens there (UDP: is bound), in spite of the hold.
+            UsageError: an address that is not this machine's; a system where no hold can be shared.
+        """
+        if not backend.CAN_OFFER:
+            raise UsageError(
+                f"nothing can be bound beside the hold of port {self.port} on {sys.platform}; "
+                "use hand_over_all()"
+            )
+        transport = transport or self._grip.wish.transports[0]
+        what = _wish.beside(transport, address, v6only=v6only)
+        with _platform.spawn_lock:
+            holds = self._holds_for(transport, "beside")
+            try:
+                if transport == "udp":
+                    self._deafen()
+                    made = _wish.bind_beside(holds, what, self.port, None)
+                else:
+                    made = _wish.bind_beside(holds, what, self.port, backlog or _BACKLOG)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    _refusal.raise_explained(error, self.port, address)
+                raise PortUnavailableError(
+                    f"{transport} port {self.port} of {address} cannot be shared with a server: "
+                    f"somebody is there, beside the lease\n{_culprits.culprits(self.port)}",
+                    port=self.port,
+                ) from error
+        made.settimeout(None)  # whatever socket.setdefaulttimeout() says
+        return made
+
+    def _deafen(self) -> None:
+        """Keep datagrams from the UDP hold, for a server that is bound or will be bound beside it.
+
+        Without it a hold on 127.0.0.1 swallows what is meant for a server on 0.0.0.0. Until
+        :meth:`_hear` it holds off every bind but those of sockets that are themselves bound to one
+        interface (SO_BINDTODEVICE), and hand_over() replaces it first. Does nothing if there is no
+        UDP hold. Another process that has a copy of the hold may do the same (SO_BINDTOIFINDEX to
+        0x7fffffff): that it is deaf is asked of the kernel.
+
+        Raises:
+            PortleaseError: the kernel is too old for it.
+        """
+        with _platform.spawn_lock:
+            for hold in self._udp_holds():
+                try:
+                    backend.deafen(hold)
+                except OSError as error:
+                    if error.errno not in (errno.ENOPROTOOPT, errno.EPERM):
+                        raise
+                    raise PortleaseError(
+                        f"the hold of UDP port {self.port} cannot be kept from receiving what is "
+                        f"meant for a server ({error.strerror}): SO_BINDTOIFINDEX needs Linux 5.7; "
+                        "use step_aside() instead",
+                        port=self.port,
+                    ) from error
+
+    def _hear(self) -> None:
+        """Replace what UDP holds are deaf by fresh ones; does nothing if none is.
+
+        Raises:
+            PortUnavailableError: the server that was bound beside it is there still.
+        """
+        with _platform.spawn_lock:
+            try:
+                self._replace_deaf()
+            except _RefusedError as error:
+                raise PortUnavailableError(
+                    f"port {self.port} cannot be had: {error}\n{_culprits.culprits(self.port)}",
+                    port=self.port,
+                ) from error.__cause__
+
     def release(self) -> None:
         """Give the port back; may be called again, and from any state.
 
@@ -225,6 +329,38 @@ class Lease:
 
     def _tcp_holds(self) -> list[Handle]:
         return [hold for bind, hold in self._grip.holds if bind.transport == "tcp"]
+
+    def _udp_holds(self) -> list[Handle]:
+        return [hold for bind, hold in self._grip.holds if bind.transport == "udp"]
+
+    def _holds_for(self, transport: str, action: str) -> list[Handle]:
+        """The holds of one transport; the lease is ours and has some, or this raises."""
+        holds = self._tcp_holds() if transport == "tcp" else self._udp_holds()
+        state = self.state
+        if state not in (HELD, OFFERED) or not holds:
+            raise LeaseStateError(
+                f"no socket can be put beside the {transport} hold of port {self.port}: the lease "
+                f"is {state}, of kind {self.kind!r}, and has none; take one with "
+                "portlease.lease(offer=False), or call take_back()",
+                state=str(state),
+                action=action,
+            )
+        return holds
+
+    def _replace_deaf(self) -> None:
+        grip = self._grip
+        for place, (bind, hold) in enumerate(grip.holds):
+            if bind.transport != "udp" or not backend.is_deaf(hold):
+                continue
+            try:
+                fresh = _wish.bind_beside([hold], bind, self.port, None)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise _RefusedError("a server is bound beside the hold") from error
+            grip.holds[place] = (bind, fresh)
+            backend.withdraw_to_listen(fresh)
+            hold.close()
 
     def _vacate(self, moving: _Moving, *transports: str) -> None:
         """Take the guards, wait out the takers, commit the move, close the holds."""
@@ -354,10 +490,8 @@ class Lease:
             if backlog is not None:
                 for hold in self._tcp_holds():
                     self._listen(hold, backlog)
-            sockets = tuple(
-                socket.socket(bind.address.family, bind.socktype, 0, hold.detach())
-                for bind, hold in grip.holds
-            )
+            self._replace_deaf()
+            sockets = _objects(grip.holds)
             grip.holds = []
         return tuple(map(_as_new, sockets))
 
@@ -489,6 +623,24 @@ class _Moving:
             raise PortUnavailableError(text, port=grip.port) from value.__cause__
         if isinstance(value, OSError) and not isinstance(value, PortleaseError):
             _refusal.raise_explained(value, grip.port, grip.wish.scope)
+
+
+def _objects(parts: Sequence[tuple[Bind, Handle]]) -> tuple[socket.socket, ...]:
+    """The same sockets as objects of the class that callers know; the handles own nothing then.
+
+    From detach() to the new object the descriptor is a bare number that nobody owns. So that no
+    interrupt (Ctrl-C) comes in between, no bytecode does: one C loop calls both.
+    """
+    made = tuple(socket.socket.__new__(socket.socket) for _ in parts)
+    for one in made:
+        # What socket.socket.__init__() sets besides.
+        one._io_refs = 0  # type: ignore[attr-defined]
+        one._closed = False  # type: ignore[attr-defined]
+    families = [bind.address.family for bind, _ in parts]
+    types = [bind.socktype for bind, _ in parts]
+    numbers = map(_detach, [hold for _, hold in parts])
+    list(map(_adopt, made, families, types, [0] * len(parts), numbers))
+    return made
 
 
 def _as_new(sock: socket.socket) -> socket.socket:

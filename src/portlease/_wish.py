@@ -131,6 +131,32 @@ def bind(what: Bind, port: int) -> Handle:
     return backend.bind(family, socktype, address, v6only=v6only)
 
 
+def bind_beside(
+    holds: Sequence[Handle], what: Bind, port: int, backlog: int | None
+) -> socket.socket:
+    """A new socket, bound beside *holds*; see the backend's contract."""
+    _, socktype, (family, host, rest, v6only) = what
+    address = (host, port, *rest) if rest else (host, port)
+    return backend.bind_beside(holds, family, socktype, address, v6only, backlog)
+
+
+def beside(transport: str, host: str, *, v6only: bool) -> Bind:
+    """The socket on one address that is to stand beside a hold.
+
+    Args:
+        transport: ``"tcp"`` or ``"udp"``.
+        host: an address, or a name, of which the first address is taken.
+        v6only: whether a socket on ``::`` leaves IPv4 alone.
+    """
+    try:
+        address = next(iter(_resolved(host, None)))
+    except OSError as error:
+        _refusal.raise_explained(error, 0, host)
+    if address.host == "::":
+        address = address._replace(v6only=v6only or not _dual_stack())
+    return Bind(transport, _STREAM if transport == "tcp" else _DGRAM, address)
+
+
 def _scope(address: Address) -> str:
     return "*" if address.host == "::" and not address.v6only else address.host
 

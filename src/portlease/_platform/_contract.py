@@ -6,6 +6,9 @@ from typing import Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     from portlease._platform._types import Closable, Handle
     from portlease._pool import Rules
 
@@ -60,3 +63,24 @@ class Backend(Protocol):
 
     def withdraw_to_listen(self, hold: Handle) -> None:
         """The same for a socket that is to listen next."""
+
+    def bind_beside(  # noqa: PLR0913, PLR0917 - its parts
+        self,
+        holds: Sequence[Handle],
+        family: int,
+        kind: int,
+        address: tuple[object, ...],
+        v6only: bool,  # noqa: FBT001 - as it is
+        backlog: int | None,
+    ) -> socket.socket:
+        """A new socket, bound beside these holds, and listening unless *backlog* is None.
+
+        The holds let others with SO_REUSEADDR in for these microseconds, and are as they were when
+        it returns or raises. The new socket has SO_REUSEADDR. Not inheritable.
+        """
+
+    def deafen(self, hold: Handle) -> None:
+        """From now on no datagram arrives at this UDP hold, and the port is held all the same."""
+
+    def is_deaf(self, hold: Handle) -> bool:
+        """Whether it was deafened; by another process's copy of it, too."""

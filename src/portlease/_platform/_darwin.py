@@ -11,6 +11,9 @@ import subprocess
 
 from portlease._platform import _lesser
 from portlease._platform._lesser import (
+    bind_beside,
+    deafen,
+    is_deaf,
     is_guarded,
     offer,
     publish,
@@ -32,8 +35,11 @@ __all__ = [
     "BOARD",
     "CAN_OFFER",
     "bind",
+    "bind_beside",
+    "deafen",
     "dual_stack",
     "guard",
+    "is_deaf",
     "is_guarded",
     "offer",
     "publish",

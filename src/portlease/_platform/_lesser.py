@@ -15,7 +15,7 @@ from portlease._pool import parse_services
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from portlease._platform._types import Closable, Handle
 
@@ -95,3 +95,27 @@ def withdraw(hold: Handle) -> None:
 
 
 withdraw_to_listen = withdraw
+
+
+def bind_beside(  # noqa: PLR0913, PLR0917 - its parts
+    holds: Sequence[Handle],
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+    backlog: int | None,
+) -> socket.socket:
+    """Never called: CAN_OFFER is False."""
+    del holds, family, kind, v6only, backlog
+    raise NotImplementedError(f"nothing can be bound beside a hold on this system ({address})")
+
+
+def deafen(hold: Handle) -> None:
+    """Never called: CAN_OFFER is False."""
+    raise NotImplementedError(f"a hold cannot be shared on this system ({hold})")
+
+
+def is_deaf(hold: Handle) -> bool:
+    """No hold is ever deafened."""
+    del hold
+    return False

@@ -16,9 +16,13 @@ from portlease._pool import Rules, parse_port_list, parse_services
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Sequence
+    from typing import Final, TypeAlias
 
     from portlease._platform._types import Closable, Handle
+
+    # A socket option: of which socket, which, its value meanwhile, its value afterwards.
+    _Setting: TypeAlias = tuple[Handle, int, int, int]
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
@@ -38,10 +42,23 @@ _RULES_AGE_S: Final = 1.0
 _AF_UNIX: Final = int(socket.AF_UNIX)
 _AF_INET6: Final = int(socket.AF_INET6)
 _DGRAM: Final = int(socket.SOCK_DGRAM)
+_STREAM: Final = int(socket.SOCK_STREAM)
 _IPPROTO_IPV6: Final = int(socket.IPPROTO_IPV6)
 _IPV6_V6ONLY: Final = int(socket.IPV6_V6ONLY)
 _SOL_SOCKET: Final = int(socket.SOL_SOCKET)
 _SO_REUSEADDR: Final = int(socket.SO_REUSEADDR)
+_SO_REUSEPORT: Final = int(socket.SO_REUSEPORT)
+# <asm-generic/socket.h>; not in Python's socket module.
+_SO_BINDTOIFINDEX: Final = 62
+# No interface has it: the kernel hands indices out from 1 on (dev_new_index(), net/core/dev.c).
+_NO_INTERFACE: Final = 0x7FFFFFFF
+_OTHER_INTERFACE: Final = 0x7FFFFFFE
+# A broker around us lets whatever runs in it bind what it has leased. A lease of ours must not be
+# let in there: two would share a number. It passes over sockets that bear this mark, a timeout that
+# nobody asks for (LEASE_MARK of portlease._server._broker). The variable is there from exec on.
+_IN_A_BROKER: Final = "PORTLEASE_BROKER" in os.environ
+_SO_RCVTIMEO: Final = int(socket.SO_RCVTIMEO)
+_MARK: Final = (0x706C).to_bytes(8, sys.byteorder) + bytes(8)
 _new_socket: Final = socket.SocketType
 
 
@@ -184,7 +201,11 @@ def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -
         if family == _AF_INET6:
             # Always said, since net.ipv6.bindv6only may have turned the default round.
             hold.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, v6only)
+        if _IN_A_BROKER:
+            hold.setsockopt(_SOL_SOCKET, _SO_RCVTIMEO, _MARK)
         hold.bind(address)
+        if _IN_A_BROKER:
+            hold.setsockopt(_SOL_SOCKET, _SO_RCVTIMEO, bytes(len(_MARK)))
     except OSError:
         hold.close()
         raise
@@ -222,3 +243,120 @@ def withdraw_to_listen(hold: Handle) -> None:
     listen(2) asks for the port once more (inet_csk_listen_start()), and so makes the bucket forget.
     """
     hold.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 0)
+
+
+def bind_beside(  # noqa: PLR0913, PLR0917 - its parts
+    holds: Sequence[Handle],
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+    backlog: int | None,
+) -> socket.socket:
+    """Bind, and listen, through a door that is open for as long as that takes.
+
+    There are three doors, narrowest first:
+
+    - With CAP_NET_RAW, interfaces. Two sockets that are bound to different ones do not conflict, so
+      for the moment hold and socket are bound to two that do not exist. Everybody else's bind
+      conflicts with both, but for those that are bound to an interface (SO_BINDTODEVICE) as well.
+    - UDP: SO_REUSEPORT on both sides; that lets in only who sets it too, and is of the same user.
+    - SO_REUSEADDR on both sides, the only one for which the bucket of a TCP port does not remember
+      anything that would let others in later (see :func:`withdraw`).
+
+    A socket that listens keeps SO_REUSEADDR. That lets nobody in; and the connections it accepts
+    inherit it, so that in TIME_WAIT they are not in the way of the next one that binds here.
+    """
+    shut = [hold for hold in holds if not hold.getsockopt(_SOL_SOCKET, _SO_REUSEADDR)]
+    doors = (_by_interfaces, _by_reuseport, _by_reuseaddr) if shut else (_by_nothing,)
+    for door in doors:
+        new = socket.socket(family, kind)  # the class that callers know: this one goes to them
+        opened: list[_Setting] = []
+        try:
+            if family == _AF_INET6:
+                new.setsockopt(_IPPROTO_IPV6, _IPV6_V6ONLY, v6only)
+            if kind == _STREAM:
+                new.setsockopt(_SOL_SOCKET, _SO_REUSEADDR, 1)
+            opened = door(shut, new)
+            _bind_through(opened, new, address, backlog)
+        except BaseException as error:
+            for sock, option, _, after in opened:  # an interrupt may have come in its midst
+                sock.setsockopt(_SOL_SOCKET, option, after)
+            new.close()
+            if door is doors[-1] or not isinstance(error, OSError) or error.errno not in _NEXT_DOOR:
+                raise
+        else:
+            return new
+    raise AssertionError
+
+
+# EPERM, ENOPROTOOPT: no capability, or no SO_BINDTOIFINDEX (before Linux 5.0). ENODEV: an IPv6
+# address is looked for on the interface. EOPNOTSUPP: not a door for this kind of socket.
+_NEXT_DOOR: Final = frozenset(
+    {errno.EADDRINUSE, errno.EPERM, errno.ENOPROTOOPT, errno.ENODEV, errno.EOPNOTSUPP}
+)
+
+
+def _by_interfaces(shut: Sequence[Handle], new: socket.socket) -> list[_Setting]:
+    # Whether we may undo it is tried on the new one: to leave a hold so would make it deaf.
+    new.setsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX, _OTHER_INTERFACE)
+    new.setsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX, 0)
+    moved: list[_Setting] = [(new, _SO_BINDTOIFINDEX, _OTHER_INTERFACE, 0)]
+    if new.type == _STREAM:  # of UDP it is deaf, so it is there already
+        moved += [(hold, _SO_BINDTOIFINDEX, _NO_INTERFACE, 0) for hold in shut]
+    return moved
+
+
+def _by_reuseport(shut: Sequence[Handle], new: socket.socket) -> list[_Setting]:
+    if new.type == _STREAM:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return [(sock, _SO_REUSEPORT, 1, 0) for sock in (new, *shut)]
+
+
+def _by_reuseaddr(shut: Sequence[Handle], new: socket.socket) -> list[_Setting]:
+    # A TCP socket has it already, and keeps it.
+    both = shut if new.type == _STREAM else (new, *shut)
+    return [(sock, _SO_REUSEADDR, 1, 0) for sock in both]
+
+
+def _by_nothing(shut: Sequence[Handle], new: socket.socket) -> list[_Setting]:
+    """The hold is offered, so it is open already."""
+    del shut, new
+    return []
+
+
+def _bind_through(
+    opened: list[_Setting], new: socket.socket, address: tuple[object, ...], backlog: int | None
+) -> None:
+    """The kernel asks for the port again in listen(2), so the door is shut only after that."""
+    try:
+        for sock, option, during, _ in opened:
+            sock.setsockopt(_SOL_SOCKET, option, during)
+        new.bind(address)
+        if backlog is not None:
+            new.listen(backlog)
+    finally:
+        for sock, option, _, after in opened:
+            sock.setsockopt(_SOL_SOCKET, option, after)
+
+
+def deafen(hold: Handle) -> None:
+    """Bind it to an interface that does not exist: nothing will ever come in there.
+
+    It conflicts with every bind as before, but for those that are bound to an interface, by
+    SO_BINDTODEVICE, themselves. Without CAP_NET_RAW it cannot be undone, nor done twice
+    (sock_bindtoindex_locked(), net/core/sock.c). Linux 5.0; for users 5.7, before which it says
+    EPERM.
+    """
+    if not is_deaf(hold):
+        hold.setsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+
+
+def is_deaf(hold: Handle) -> bool:
+    """Ask the kernel: whoever has a copy of the hold may have deafened it."""
+    try:
+        return hold.getsockopt(_SOL_SOCKET, _SO_BINDTOIFINDEX) == _NO_INTERFACE
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:  # before Linux 5.0
+            raise
+        return False

@@ -141,6 +141,45 @@ def _links(pid: int) -> Iterator[bytes]:
         os.close(directory)
 
 
+def watched_by_epoll(pids: Iterable[int]) -> set[int]:
+    """The inodes of all files for which one of these processes waits in epoll(7).
+
+    /proc/PID/fdinfo lists them for each epoll descriptor, proc_pid_fdinfo(5) (Linux 4.13).
+
+    Raises:
+        PermissionError: we may not look into one of them.
+    """
+    found: set[int] = set()
+    for pid in pids:
+        for name in _epolls(pid):
+            text = _read(f"/proc/{pid}/fdinfo/{name}") or b""
+            for line in text.splitlines():
+                # tfd:        5 events:       19 data: ... pos:0 ino:34e2b71 sdev:8
+                if line.startswith(b"tfd:"):
+                    _, _, rest = line.partition(b" ino:")
+                    if rest:
+                        found.add(int(rest.split()[0], 16))
+    return found
+
+
+def _epolls(pid: int) -> list[str]:
+    """The numbers of a process's epoll descriptors; none once it has gone."""
+    found = []
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                try:
+                    if os.readlink(entry.path) == "anon_inode:[eventpoll]":
+                        found.append(entry.name)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+    return found
+
+
 def _has_descriptors(pid: int) -> bool:
     """Whether this process can have a socket at all: it lives, and is no kernel thread."""
     try:

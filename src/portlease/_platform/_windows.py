@@ -16,6 +16,9 @@ import sys
 
 from portlease._platform import _lesser
 from portlease._platform._lesser import (
+    bind_beside,
+    deafen,
+    is_deaf,
     is_guarded,
     offer,
     publish,
@@ -37,8 +40,11 @@ __all__ = [
     "BOARD",
     "CAN_OFFER",
     "bind",
+    "bind_beside",
+    "deafen",
     "dual_stack",
     "guard",
+    "is_deaf",
     "is_guarded",
     "offer",
     "publish",
