@@ -13,6 +13,11 @@ import portlease
 from _thieves import run_python, silent
 
 FACTS: dict[type[portlease.PortleaseError], dict[str, Any]] = {
+    portlease.RecipeUnavailableError: {
+        "recipe": "x",
+        "program": "y",
+        "packages": {"apt-get install": "y"},
+    },
     portlease.PortleaseError: {"port": 1},
     portlease.UsageError: {},
     portlease.LeaseStateError: {"state": "HELD", "action": "withdraw"},

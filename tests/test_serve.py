@@ -24,6 +24,17 @@ import pytest
 import portlease
 from _need import need
 from _processes import HANG_S, fork, wait_for, watched
+from _serving import (
+    HTTP,
+    PLAIN,
+    PYTHON,
+    TINY,
+    ask,
+    beset,
+    get,
+    python,
+)
+from _serving import nothing_is_left as nothing_is_left  # noqa: PLC0414 - a fixture
 from portlease import (
     LeaseStateError,
     PortUnavailableError,
@@ -35,67 +46,13 @@ from portlease import (
     UsageError,
     serve,
 )
-from portlease._server import _attempt, _output, _process, _serve
+from portlease._server import _attempt, _output, _process
 
 if sys.platform == "linux":
     from portlease._server._process_linux import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from portlease import Server
-
-PYTHON = [sys.executable, "-I", "-S", "-c"]
-HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
-
-
-def python(code: str) -> list[str]:
-    """A server in Python; braces in it are templates."""
-    return [*PYTHON, textwrap.dedent(code)]
-
-
-# A small server that says what it does. {options} are more lines before the bind.
-TINY = """
-import _socket, sys
-server = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-server.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-server.bind(("127.0.0.1", {port}))
-server.listen(16)
-while True:
-    fd, _ = server._accept()
-    client = _socket.socket(fileno=fd)
-    client.sendall(b"tiny")
-    client.close()
-"""
-PLAIN = TINY.replace("server.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)\n", "")
-
-
-def ask(server: Server | int, question: bytes = b"", *, host: str = "127.0.0.1") -> bytes:
-    """Connect, say something, and return what comes back first."""
-    port = server if isinstance(server, int) else server.port
-    with socket.create_connection((host, port), timeout=HANG_S) as client:
-        client.sendall(question)
-        return client.recv(1000)
-
-
-def get(server: Server) -> bytes:
-    """The status line of an HTTP server."""
-    return ask(server, b"GET / HTTP/1.0\r\n\r\n").partition(b"\r\n")[0]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test forgets what it learned about commands, and leaves no lease of ours."""
-    monkeypatch.setattr(_serve, "_needs_step_aside", set())
-    before = own_leases()
-    yield
-    gc.collect()
-    assert own_leases() == before
-
-
-def own_leases() -> set[int]:
-    """The ports that this process has leased."""
-    return {one.port for one in portlease.leases() if one.pid == os.getpid()}
 
 
 # --- servers that set SO_REUSEADDR: the lease stays offered beside them ---------------------------
@@ -409,8 +366,9 @@ def test_waits_for_the_ports_it_was_told_to(tmp_path: Path) -> None:
     with pytest.raises(ServerTimeoutError, match=r"port \d+ \(admin\)") as caught:
         serve(python(code), timeout_s=0.3)
     assert vars(caught.value)["missing"] == ("admin",)
-    with serve(python(code), wait_for=["port"]) as server:
-        assert ask(server) == b"tiny"
+    for wait_for_it in (["port"], "port"):
+        with serve(python(code), wait_for=wait_for_it) as server:
+            assert ask(server) == b"tiny"
     with serve(["sleep", "1000"], wait_for=[], cwd=tmp_path) as server:
         assert server.process.poll() is None
 
@@ -507,7 +465,7 @@ def test_server_that_ignores_sigterm() -> None:
 def test_stop_signal() -> None:
     """The signal that tells it to end can be chosen, SIGKILL too, which warns of nothing."""
     with serve(HTTP, stop_signal=signal.SIGINT) as server:
-        pass
+        assert get(server) == b"HTTP/1.0 200 OK"  # so it is in the loop that Ctrl-C ends
     assert "Keyboard interrupt received" in server.output
     with serve(python(TINY), stop_signal=signal.SIGKILL) as server:
         pass
@@ -728,10 +686,14 @@ def test_address_in_use_elsewhere() -> None:
         (["x"], {"timeout_s": -1}, "timeout_s"),
         (["x"], {"stop_timeout_s": -1}, "stop_timeout_s"),
         (["x"], {"stop_signal": 4711}, "4711"),
-        (["x", "{fd}"], {}, "fd"),
+        (["x", "{fd}"], {"how": "offer"}, "fd"),
+        (["x", "{admin_fd}"], {"how": "broker"}, "admin_fd"),
         (["x"], {"ports": {"Admin": "tcp"}}, "Admin"),
         (["x"], {"ports": {"admin": "sctp"}}, "sctp"),
         (["x"], {"wait_for": ["admin"]}, "admin"),
+        (["x"], {"wait_for": "admin"}, "names admin"),
+        (["x", 1], {}, r"args\[1\]=1 is no text"),
+        (["x"], {"env": {"A": 1}}, r"env\['A'\]=1 is no text"),
         (["x"], {"host": "no.such.host.invalid"}, "no.such.host"),
     ],
 )
@@ -830,6 +792,19 @@ def test_restart(code: str) -> None:
         assert ask(server) == b"tiny"
     with pytest.raises(UsageError, match="cannot be restarted"):
         server.restart()
+
+
+def test_restarts_under_attack() -> None:
+    """Beside an offered lease, nobody without SO_REUSEADDR can bind between two starts."""
+    with serve(python(TINY)) as server, beset(server.port, socket.SOCK_STREAM) as taken:
+        for _ in range(2):
+            server.restart()
+            assert ask(server) == b"tiny"
+        server.kill()
+        server.restart()
+        assert ask(server) == b"tiny"
+        assert not taken
+        assert (server.how, server.lease.state) == ("offer", "OFFERED")
 
 
 def test_restart_that_fails() -> None:

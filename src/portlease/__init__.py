@@ -15,6 +15,7 @@ from portlease._errors import (
     PortsExhaustedError,
     PortUnavailableError,
     PrivilegeError,
+    RecipeUnavailableError,
     ResourceLimitError,
     ServerDiedError,
     ServerError,
@@ -29,8 +30,19 @@ from portlease._take import lease, lease_block, lease_many
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from portlease import script_helper, socket_helper
-    from portlease._server._serve import Server, ServerKilledWarning, serve
+    from portlease import recipes, script_helper, socket_helper
+    from portlease._server._async import AsyncServer, AsyncServerGroup, aserve, aserve_many
+    from portlease._server._check import Http
+    from portlease._server._group import ServerGroup, serve_many
+    from portlease._server._serve import serve
+    from portlease._server._server import Server
+    from portlease._server._service import Service
+    from portlease._server._warnings import (
+        HowWarning,
+        ServerDiedWarning,
+        ServerKilledWarning,
+        TemplateWarning,
+    )
     from portlease._who import Who, who
     from portlease.socket_helper import (
         HOST,
@@ -46,6 +58,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HOST",
+    "AsyncServer",
+    "AsyncServerGroup",
+    "HowWarning",
+    "Http",
     "Lease",
     "LeaseGroup",
     "LeaseInfo",
@@ -54,17 +70,24 @@ __all__ = [
     "PortleaseError",
     "PortsExhaustedError",
     "PrivilegeError",
+    "RecipeUnavailableError",
     "ResourceDenied",
     "ResourceLimitError",
     "Server",
     "ServerDiedError",
+    "ServerDiedWarning",
     "ServerError",
+    "ServerGroup",
     "ServerKilledWarning",
     "ServerStartError",
     "ServerTimeoutError",
+    "Service",
     "State",
+    "TemplateWarning",
     "UsageError",
     "Who",
+    "aserve",
+    "aserve_many",
     "bind_port",
     "bind_unix_socket",
     "find_unused_port",
@@ -72,8 +95,10 @@ __all__ = [
     "lease_block",
     "lease_many",
     "leases",
+    "recipes",
     "script_helper",
     "serve",
+    "serve_many",
     "skip_unless_bind_unix_socket",
     "socket_helper",
     "transient_internet",
@@ -83,9 +108,20 @@ __all__ = [
 # What a bare lease does not need is loaded when it is first asked for: subprocess, dataclasses and
 # unittest would make `import portlease` several times as long.
 _LATER = {
-    "Server": "_server._serve",
-    "ServerKilledWarning": "_server._serve",
+    "AsyncServer": "_server._async",
+    "AsyncServerGroup": "_server._async",
+    "aserve": "_server._async",
+    "aserve_many": "_server._async",
+    "HowWarning": "_server._warnings",
+    "Http": "_server._check",
+    "Server": "_server._server",
+    "ServerGroup": "_server._group",
+    "Service": "_server._service",
+    "ServerDiedWarning": "_server._warnings",
+    "ServerKilledWarning": "_server._warnings",
+    "TemplateWarning": "_server._warnings",
     "serve": "_server._serve",
+    "serve_many": "_server._group",
     "Who": "_who",
     "who": "_who",
     "HOST": "socket_helper",
@@ -101,7 +137,7 @@ _LATER = {
 def __getattr__(name: str) -> object:
     import importlib
 
-    if name in ("script_helper", "socket_helper"):
+    if name in ("recipes", "script_helper", "socket_helper"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -119,3 +119,19 @@ class ServerTimeoutError(ServerError, TimeoutError):
     listening: Sequence[int]
     """The ports on which it does."""
     errno: int | None = errno.ETIMEDOUT
+
+
+class BrokerUnavailableError(PortleaseError):
+    """A broker was asked for where none can be had; nothing was started."""
+
+    reason: str
+    remedy: str
+
+
+class RecipeUnavailableError(PortleaseError):
+    """A program that a recipe needs is not installed; its text says how to install it."""
+
+    recipe: str
+    program: str
+    packages: Mapping[str, str]
+    """What installs it, by the command that does: ``{"apt-get install": "redis-server"}``."""

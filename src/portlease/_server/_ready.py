@@ -27,7 +27,7 @@ EVERYWHERE: Final = "*"
 # The kernel tells nobody that a socket has begun to listen, so it is asked again and again. One
 # look takes 20 us (sock_diag of one port): 4 % of a core at first, 1 % in the long run.
 _FIRST_PAUSE_S: Final = 0.0005
-_LONGEST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.002
 _SLOWING_DOWN: Final = 500.0
 
 
@@ -37,7 +37,7 @@ def pause_s(elapsed_s: float) -> float:
     Half a millisecond at first, two milliseconds from one second on: what is added to a start that
     takes so long goes unnoticed.
     """
-    return min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, elapsed_s / _SLOWING_DOWN))
+    return min(LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, elapsed_s / _SLOWING_DOWN))
 
 
 # --- which sockets count ------------------------------------------------------------------------
@@ -170,6 +170,20 @@ def failed_in_use(output: str, env: Mapping[str, str]) -> bool | None:
     return False
 
 
+# uvicorn, argparse, click and getopt on an option that they do not know; EBADF, EINVAL, ENOTSOCK.
+_NO_SOCKET: Final = re.compile(
+    r"\b(?:fds?|file descriptors?|sockets?|usage|errno (?:9|22|88)"
+    r"|(?:no such|unknown|unrecogni[sz]ed|invalid|illegal) (?:option|argument)s?)\b",
+    re.IGNORECASE,
+)
+
+
+def refuses_sockets(output: str) -> bool:
+    """Whether a server that was handed a socket, and ended, may have done so because of it."""
+    text = output[-_EXAMINED_CHARACTERS:]
+    return not text.strip() or says_in_use(text) or _NO_SOCKET.search(text) is not None
+
+
 def _has_line_with(text: str, *patterns: re.Pattern[str]) -> bool:
     return any(all(one.search(line) for one in patterns) for line in text.splitlines())
 
@@ -204,6 +218,15 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def how_ended(returncode: int | None) -> str:
+    """``ended with exit status 3``, ``was ended by SIGKILL``."""
+    if returncode is None:  # the tree has ended, so this one has
+        return "ended"
+    if returncode >= 0:
+        return f"ended with exit status {returncode}"
+    return f"was ended by {signal_name(-returncode)}"
 
 
 # --- which ports it listens on instead -----------------------------------------------------------

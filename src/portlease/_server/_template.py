@@ -1,4 +1,4 @@
-"""Templates in a command's arguments and environment: ``{port}``, ``{admin}``, ``{host}``.
+"""Templates in a command's arguments and environment: ``{port}``, ``{admin}``, ``{fd}``.
 
 A *name* is an identifier in lower case between braces: ``[a-z][a-z0-9_]*``. Everything else that
 has braces is somebody else's and passes through as it is: JSON (``{"port": {port}}`` has one name
@@ -23,8 +23,13 @@ HOST: Final = "host"
 PORT: Final = "port"
 """The name of a server's main port."""
 
-RESERVED: Final = frozenset({HOST, "fd"})
-"""Names that are never ports: ``{fd}`` is the descriptor of a socket that is handed over."""
+FD: Final = "fd"
+"""The reserved name of the main port's socket, where that is handed over: its descriptor."""
+
+RESERVED: Final = frozenset({HOST, FD})
+"""Names that are never ports; and none that ends in ``_fd`` is: see :func:`port_of_fd`."""
+
+_OF_FD: Final = "_fd"
 
 # The first alternative wins where both could begin: {{port}} is the literal, not {port} in braces.
 # A dollar before the brace makes it the shell's.
@@ -63,6 +68,25 @@ def substitute(text: str, values: Mapping[str, object], *, known_only: bool) -> 
     return _NAME.sub(replacement, text)
 
 
+def mentions_port(text: str) -> bool:
+    """Whether *text* speaks of the variable PORT: ``$PORT``, ``process.env.PORT``."""
+    return re.search(r"(?<![A-Za-z0-9_])PORT(?![A-Za-z0-9_])", text) is not None
+
+
 def is_name(text: str) -> bool:
     """Whether *text* can be the name of a port."""
-    return text not in RESERVED and re.fullmatch("[a-z][a-z0-9_]*", text) is not None
+    return (
+        text not in RESERVED
+        and port_of_fd(text) is None
+        and re.fullmatch("[a-z][a-z0-9_]*", text) is not None
+    )
+
+
+def port_of_fd(name: str) -> str | None:
+    """The port whose descriptor *name* stands for: ``{fd}`` the main one's, ``{admin_fd}`` admin's.
+
+    None if it stands for no descriptor.
+    """
+    if name == FD:
+        return PORT
+    return name.removesuffix(_OF_FD) if name.endswith(_OF_FD) else None
