@@ -24,6 +24,7 @@ import errno
 import os
 import socket
 import sys
+from _thread import _count as has_other_threads  # how many, besides the main thread
 from array import array
 from collections import deque
 
@@ -255,6 +256,8 @@ def _take_named(ports: array[int], wish: Wish, by: By) -> Lease:
 
 def _try(port: int, wish: Wish, by: By) -> Lease | None:
     """Take this very port, or None if it is busy."""
+    if wish.goal is GUARDED and wish.named is None:
+        return _try_guarded(port, wish, by)
     born = birth()
     with _platform.spawn_lock:  # no fork may copy a socket that no lease knows of yet
         row = publish(port, wish, wish.born, born, by[0])
@@ -265,14 +268,11 @@ def _try(port: int, wish: Wish, by: By) -> Lease | None:
             if not _hold(port, wish, row, holds):
                 row.close()
                 return None
-        except BaseException as error:  # KeyboardInterrupt, MemoryError: nothing may stay bound
+        except BaseException as error:  # noqa: BLE001 - an interrupt: nothing stays bound
             row.close()
             for _, hold in holds:
                 hold.close()
-            if not isinstance(error, OSError):
-                raise
-            if error.errno != errno.EADDRINUSE:
-                _refusal.raise_explained(error, port, wish.scope)
+            _must_be_busy(error, port, wish)
             return None
         grip = Grip(port, wish, row, holds, born, by)
         one = Lease(grip)
@@ -281,6 +281,74 @@ def _try(port: int, wish: Wish, by: By) -> Lease | None:
                 backend.offer(hold)
             grip.state = OFFERED
     return one if wish.born is wish.goal or _reached(one, wish.goal) else None
+
+
+def _must_be_busy(error: BaseException, port: int, wish: Wish) -> None:
+    """Raise *error*, explained if it is the kernel's, unless it says that the port is in use."""
+    if not isinstance(error, OSError):
+        raise error
+    if error.errno != errno.EADDRINUSE:
+        _refusal.raise_explained(error, port, wish.scope)
+
+
+def _try_guarded(port: int, wish: Wish, by: By) -> Lease | None:
+    """Take this port, drawn from many, GUARDED from the start; None if it is busy.
+
+    The guard stands before the port is tried, so every taker but one sees it: who looked before,
+    and binds after our own bind is gone again, some 10 us later. It lets go at once, at its second
+    look. A lease that was held all the while must fear it more, since many have been refused there;
+    therefore step_aside() waits for takers. Here it would have to draw this very number of some
+    20,000, and to sleep in just that moment.
+    """
+    born = birth()
+    with _platform.spawn_lock:  # no fork may copy a socket that no lease knows of yet
+        row = publish(port, wish, GUARDED, born, by[0])
+        if row is None:
+            return None
+        guards: dict[str, Closable] = {}
+        try:
+            free = _guard_all(port, wish, guards) and _is_free(port, wish)
+        except BaseException as error:  # noqa: BLE001 - as above
+            _close_all(row, guards)
+            _must_be_busy(error, port, wish)
+            return None
+        if not free:
+            _close_all(row, guards)
+            return None
+        grip = Grip(port, wish, row, [], born, by)
+        grip.guards, grip.state = guards, GUARDED
+        one = Lease(grip)
+        if has_other_threads():
+            for bind in wish.binds:
+                one._wait_for_copies(bind)
+    return one
+
+
+def _guard_all(port: int, wish: Wish, guards: dict[str, Closable]) -> bool:
+    for transport in wish.transports:
+        guard = backend.guard(transport, port)
+        if guard is None:
+            return False
+        guards[transport] = guard
+    return True
+
+
+def _is_free(port: int, wish: Wish) -> bool:
+    """Whether nobody at all is on the port: bind it exclusively, and let go."""
+    tried: list[Handle] = []
+    try:
+        for bind in wish.binds:
+            tried.append(_wish.bind(bind, port))  # noqa: PERF401 - known even if one fails
+    finally:
+        for one in tried:
+            one.close()
+    return True
+
+
+def _close_all(row: Closable, guards: dict[str, Closable]) -> None:
+    row.close()
+    for guard in guards.values():
+        guard.close()
 
 
 def _hold(port: int, wish: Wish, row: Closable, holds: list[tuple[Bind, Handle]]) -> bool:
@@ -364,8 +432,6 @@ _guarded: deque[Lease] = deque()
 def guarded_port(family: int, socktype: int) -> int:
     """A port that anything can bind at once, and that no other lease is given meanwhile.
 
-    The guards of the last 64 such ports are kept, two descriptors each; older ones are dropped.
-
     Args:
         family: AF_INET or AF_INET6; the port is free in both, where the machine has both.
         socktype: SOCK_STREAM or SOCK_DGRAM.
@@ -374,13 +440,40 @@ def guarded_port(family: int, socktype: int) -> int:
         As :func:`lease`.
     """
     del family  # free everywhere is free there
-    wish = Wish("udp" if socktype == socket.SOCK_DGRAM else "tcp", GUARDED)
-    one = _take(wish, _by("find_unused_port"))
+    return guarded("udp" if socktype == socket.SOCK_DGRAM else "tcp", "find_unused_port")
+
+
+def guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> int:
+    """The same, of any kind and from given ports.
+
+    The guards of the last 64 ports are kept, two descriptors each (``"both"``: three); older ones
+    are dropped.
+
+    Raises:
+        As :func:`lease`.
+    """
+    one = lease_guarded(kind, label, ports)
     with _platform.spawn_lock:
         _guarded.append(one)
         if len(_guarded) > _GUARDED_PORTS:
             _guarded.popleft().release()
     return one.port
+
+
+def lease_guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> Lease:
+    """The same as a lease, which is the caller's to release."""
+    return _take(Wish(kind, GUARDED, ports=ports), _by(label))
+
+
+def drop_guarded(port: int) -> bool:
+    """Give a port of :func:`guarded` back before its time; False if it is none (any more)."""
+    with _platform.spawn_lock:
+        for one in _guarded:
+            if one.port == port:
+                _guarded.remove(one)
+                one.release()
+                return True
+    return False
 
 
 def _drop_guarded() -> None:
