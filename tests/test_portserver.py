@@ -1,0 +1,253 @@
+"""The port server: portpicker's own client against it, and clients that mean no good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import portlease
+from _cli import end, started
+from _need import need
+from _processes import HANG_S
+
+if sys.platform != "linux":
+    pytest.skip("Linux has pidfds and abstract sockets", allow_module_level=True)
+
+from portlease import UsageError, _portserver
+from portlease._platform import backend
+from portlease._portserver import PortServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Told:
+    """What the server says, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+
+    def __call__(self, line: str) -> None:
+        """Note a line."""
+        with self._news:
+            self.lines.append(line)
+            self._news.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        """Wait until a line has *words* in it."""
+        with self._news:
+            assert self._news.wait_for(lambda: any(words in x for x in self.lines), HANG_S), (
+                self.lines
+            )
+
+
+@contextlib.contextmanager
+def serving(**options: object) -> Iterator[tuple[PortServer, Told]]:
+    """A port server in a thread, on an address of its own."""
+    told = Told()
+    address = f"@portlease-test-{secrets.token_hex(8)}"
+    with (
+        PortServer(address, tell=told, **options) as server,  # type: ignore[arg-type]
+        server.in_background(),
+    ):
+        yield server, told
+
+
+@contextlib.contextmanager
+def connected(server: PortServer) -> Iterator[socket.socket]:
+    """A client that has not asked yet."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(HANG_S)
+        address = server.address
+        client.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        yield client
+
+
+def ask(server: PortServer, request: bytes) -> bytes:
+    """Ask as portpicker does; what comes until the server hangs up."""
+    with connected(server) as client:
+        client.sendall(request)
+        answer = b""
+        while part := client.recv(1024):
+            answer += part
+        return answer
+
+
+def mine(port: int) -> list[portlease.LeaseInfo]:
+    """The leases of a port."""
+    return [one for one in portlease.leases() if one.port == port]
+
+
+def test_a_port_is_guarded_and_free_for_tcp_and_udp() -> None:
+    """Outside the ephemeral range, labelled, and any bind of the number succeeds."""
+    with serving() as (server, _):
+        port = int(ask(server, b"%d\n" % os.getpid()))
+        (info,) = mine(port)
+        assert (str(info.state), info.kind) == ("GUARDED", "both")
+        assert str(os.getpid()) in (info.label or "")
+        assert not backend.rules().is_ephemeral(port)
+        for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+            with socket.socket(type=kind) as sock:
+                sock.bind(("", port))
+        assert server.count == 1
+    assert not mine(port)
+
+
+def test_portpickers_own_client() -> None:
+    """As it is released, by its environment variable: all ports different."""
+    with serving() as (server, told):
+        source = """
+        import portpicker, sys
+        ports = [portpicker.pick_unused_port() for _ in range(20)]
+        assert len(set(ports)) == 20
+        print(*ports)
+        sys.stdin.read()
+        """
+        client = subprocess.Popen(
+            [sys.executable, "-c", "\n".join(line[8:] for line in source.splitlines())],
+            env={**os.environ, "PORTSERVER_ADDRESS": server.address},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with client:
+            assert client.stdout is not None
+            ports = [int(word) for word in client.stdout.readline().split()]
+            assert len(ports) == 20
+            leased = {one.port for one in portlease.leases()}
+            assert leased >= set(ports)
+            client.kill()
+        told.wait_for("20 of its ports are free again")
+        assert server.count == 0
+        assert not {one.port for one in portlease.leases()} & set(ports)
+
+
+def test_ports_go_back_when_the_process_ends() -> None:
+    """On SIGKILL, for each process its own."""
+    with serving() as (server, told):
+        with contextlib.ExitStack() as stack:
+            first, second = (
+                stack.enter_context(subprocess.Popen(["sleep", "60"])) for _ in range(2)
+            )
+            try:
+                kept = int(ask(server, b"%d\n" % first.pid))
+                gone = [int(ask(server, b"%d\n" % second.pid)) for _ in range(2)]
+                second.send_signal(signal.SIGKILL)
+                second.wait()
+                told.wait_for("2 of its ports")
+                assert mine(kept)
+                assert not any(mine(port) for port in gone)
+                assert server.count == 1
+            finally:
+                first.kill()
+                second.kill()
+        told.wait_for(f"process {first.pid} has ended")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"\n", b"x\n", b"-1\n", b"0\n", b"1\n", b"1 2\n", b"\xff\xfe", b"9" * 90, b"99999999\n",
+     "٣\n".encode(), b"GET / HTTP/1.0\r\n\r\n"],
+)  # fmt: skip
+def test_garbage_gets_nothing(request_: bytes) -> None:
+    """It is hung up on with one line to the operator, and the next client is served."""
+    with serving() as (server, told):
+        assert ask(server, request_) == b""
+        assert len(told.lines) == 1
+        assert int(ask(server, b"%d" % os.getpid())) > 0
+
+
+def test_a_silent_client_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects and says nothing holds a descriptor for a while, and nobody up."""
+    monkeypatch.setattr(_portserver, "_PATIENCE_S", 0.1)
+    with serving() as (server, told), connected(server) as silent:
+        assert int(ask(server, b"%d\n" % os.getpid())) > 0
+        assert silent.recv(1) == b""
+        told.wait_for("asked for nothing")
+
+
+def test_a_client_that_hangs_up_before_the_answer_leaves_no_lease() -> None:
+    """The port that nobody will read goes back at once."""
+    with serving() as (server, told):
+        with connected(server) as client:
+            client.sendall(b"%d\n" % os.getpid())
+            client.shutdown(socket.SHUT_RD)
+            client.close()
+        assert int(ask(server, b"%d\n" % os.getpid())) > 0
+        told.wait_for("is process")
+        assert server.count in {1, 2}  # the answer may have come before the end
+
+
+def test_given_ports_run_out() -> None:
+    """When all are out the client gets nothing, and the operator learns why."""
+    with portlease.lease_many(2, "both", offer=False) as group:
+        ports = group.ports
+    with serving(ports=ports) as (server, told):
+        me = b"%d\n" % os.getpid()
+        assert {int(ask(server, me)) for _ in range(2)} == set(ports)
+        assert ask(server, me) == b""
+        assert "gets no port" in told.lines[-1]
+
+
+def test_another_users_process_is_not_spoken_for() -> None:
+    """An ordinary user's request on behalf of root's process is refused."""
+    need.capability("other_user")
+    with serving() as (server, told):
+        source = (
+            "import os, socket, sys; os.setgid(65534); os.setuid(65534)\n"
+            "with socket.socket(socket.AF_UNIX) as s:\n"
+            "    s.connect('\\0' + sys.argv[1]); s.sendall(sys.argv[2].encode())\n"
+            "    print(s.recv(100))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", source, server.address[1:], f"{os.getpid()}\n"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "b''\n"
+        assert "it is not user 65534's" in told.lines[-1]
+
+
+def test_an_address_that_is_taken_is_one_clear_error() -> None:
+    """And an empty one, and one that is no file name."""
+    with serving() as (server, _), pytest.raises(UsageError, match="in use by another"):
+        PortServer(server.address)
+    for address in "", "@", "a\0b", "/nowhere/at/all":
+        with pytest.raises(UsageError):
+            PortServer(address)
+
+
+def test_a_path_is_gone_afterwards(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A Unix socket in the file system is removed in the end."""
+    path = tmp_path_factory.mktemp("s") / "ports"
+    with PortServer(str(path)) as server, server.in_background():
+        assert int(ask(server, b"%d\n" % os.getpid())) > 0
+        assert path.is_socket()
+    assert not path.exists()
+
+
+def test_from_the_command_line() -> None:
+    """`portlease portserver` says what to export, serves, and ends at SIGTERM with nothing left."""
+    address = f"@portlease-test-{secrets.token_hex(8)}"
+    with started("portserver", "--address", address) as process:
+        assert process.stderr is not None
+        assert f"export PORTSERVER_ADDRESS={address}" in process.stderr.readline()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"\0{address[1:]}")
+            client.sendall(b"%d\n" % os.getpid())
+            port = int(client.recv(100))
+        assert mine(port)
+        status, _, _ = end(process, signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    assert not mine(port)
