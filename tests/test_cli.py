@@ -21,7 +21,7 @@ from _need import need
 from portlease import cli
 from portlease.cli import _say, _status
 
-COMMANDS = ("run", "get", "hold", "ls", "who", "doctor", "completion")
+COMMANDS = ("run", "get", "hold", "ls", "who", "recipe", "portserver", "doctor", "completion")
 
 
 def test_version() -> None:
@@ -40,6 +40,13 @@ def test_help_lists_every_command_and_every_exit_status() -> None:
     assert "_PORTLEASE_COMPLETE=bash_source portlease" in done.stdout
 
 
+def test_alone_it_prints_its_help_and_is_content() -> None:
+    """Without a command it is a question, not a wrong call: standard output, status 0."""
+    done = portlease()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == portlease("--help").stdout
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command_teaches_with_an_example(name: str) -> None:
     """Each command's help shows how it is called."""
@@ -47,6 +54,13 @@ def test_help_of_each_command_teaches_with_an_example(name: str) -> None:
     assert done.exit_code == 0
     assert f"  portlease {name}" in done.output or f"$(portlease {name}" in done.output
     assert done.output == CliRunner().invoke(cli.app, [name, "-h"]).output
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_80_columns(name: str) -> None:
+    """No example of a command's help is broken by a terminal of the usual width."""
+    done = portlease(*filter(None, [name]), "--help", env={"COLUMNS": "80"})
+    assert [row for row in done.stdout.splitlines() if len(row) > 80] == []
 
 
 def test_get_help_says_what_is_not_promised() -> None:
@@ -81,6 +95,8 @@ def test_get_help_says_what_is_not_promised() -> None:
         (["run"], "there is no command"),
         (["run", "--port", "Admin", "--", "true"], "'Admin' cannot name a port"),
         (["run", "--port", "host", "--", "true"], "'host' cannot name a port"),
+        (["run", "--port", "18999", "--", "true"], "on port 18999 itself: --ports 18999"),
+        (["run", "--udp", "53", "--", "true"], "on port 53 itself: --udp port --ports 53"),
         (["run", "-e", "URL", "--", "true"], "no NAME=VALUE"),
         (["run", "--timeout", "-1", "--", "true"], "'--timeout'"),
         (["run", "--timeout", "nan", "--", "true"], "no number of seconds"),
@@ -94,6 +110,13 @@ def test_get_help_says_what_is_not_promised() -> None:
         (["run", "--ready", "http://x:y/", "--", "true"], "http://{host}:{port}"),
         (["run", "--ready", "", "--", "true"], "--ready is empty"),
         (["run", "--ready", "'", "--", "true"], "no shell words"),
+        (["run", "--ready", "true", "--ready", "", "--", "true"], "--ready is empty"),
+        (["run", "--ready-log", "(", "--", "true", "--then", "true"], "no regular expression"),
+        (["run", "--ready-log", "up", "--", "true"], "give it a client (--then)"),
+        (["recipe"], "portlease recipe --list"),
+        (["recipe", "nosuch"], "there is no recipe nosuch, only "),
+        (["recipe", "asgi"], "must be told its app="),
+        (["recipe", "--timeout", "nan", "redis"], "no number of seconds"),
     ],
     ids=" ".join,
 )
@@ -193,6 +216,9 @@ def test_bash_completes_our_commands_and_leased_ports(tmp_path: Path) -> None:
     with library.lease() as one:
         assert complete("") == list(COMMANDS)
         assert complete("do") == ["doctor"]
+        assert complete("recipe", "red") == ["redis"]
+        assert complete("run", "--how", "") == ["offer", "step-aside", "broker", "hand-over"]
+        assert complete("hold", "--how", "") == ["offer", "step-aside"]
         assert str(one.port) in complete("who", str(one.port)[:2])
 
 

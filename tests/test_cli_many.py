@@ -97,6 +97,27 @@ def test_json() -> None:
         assert run["client_s"] > 0
 
 
+WRITES = python("import sys; print('out'); print('err', file=sys.stderr)")
+
+
+def test_a_clients_output_and_errors_are_kept_apart() -> None:
+    """In JSON by two fields, otherwise each where it belongs."""
+    done = portlease("run", "-n", 2, "--json", "--", *HTTP, "--then", *WRITES)
+    for run in json.loads(done.stdout)["runs"]:
+        assert (run["output"], run["errors"]) == ("out\n", "err\n")
+    done = portlease("run", "-q", "-n", 2, "--", *HTTP, "--then", *WRITES)
+    assert (done.stdout, done.stderr) == ("out\n" * 2, "err\n" * 2)
+
+
+def test_servers_tell_how_they_got_their_ports() -> None:
+    """--json: how, and why so, for servers without clients as well."""
+    with started("run", "-n", 2, "--json", "--how", "step-aside", "--", *HTTP) as run:
+        for server in json.loads(line(run))["servers"]:
+            assert server["how"] == "step-aside"
+            assert server["why"] == "--how step-aside was asked for"
+        end(run, signal.SIGINT)
+
+
 def test_quiet() -> None:
     """-q: no table; errors are told all the same."""
     done = portlease("run", "-q", "-n", 2, "--", *HTTP, "--then", *SHOW)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +12,9 @@ import portlease as library
 from _cli import CTRL_C, CTRL_Z, HTTP, Terminal, portlease, python
 from _need import need
 from _processes import status, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Waits for SIGINT, then asks us, the leader of its process group, for SIGUSR1. Signals that came
 # earlier are passed on earlier: a second SIGINT would be there by then.
@@ -142,6 +147,64 @@ def test_progress_at_a_terminal_and_none_in_a_pipe() -> None:
     done = portlease(*words)
     assert "\x1b" not in done.stdout + done.stderr
     assert "starting" not in done.stderr
+
+
+# Listens at once, and answers /health by 503 until a file is there.
+SLOW = """\
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if os.path.exists(sys.argv[1]) else 503)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_a_server_that_takes_its_time_is_waited_for_with_a_clock(tmp_path: Path) -> None:
+    """On a terminal it is told what is waited for, and for how long; then the line goes."""
+    go = tmp_path / "go"
+    words = ["run", "--ready", "/health", "--", *python(SLOW), str(go), "--then", "echo", "done"]
+    with Terminal(words) as terminal:
+        terminal.expect("waiting for GET http://127.0.0.1:")
+        terminal.expect("/health: status 503 (")
+        assert re.fullmatch(r"\d+\.\d s\)", terminal.expect(" s)"))
+        go.touch()
+        terminal.expect("is ready on port")
+        code, seen = terminal.exit_status()
+    assert code == 0
+    assert "done" in seen
+    assert "\x1b" not in seen
+    for env in ({}, {"FORCE_COLOR": "1"}):
+        done = portlease(*words, env=env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_long_columns_give_way_and_numbers_do_not() -> None:
+    """At 80 columns `ls` shows ports, states and process ids whole; labels wrap, commands end."""
+    label = "tests/test_something.py::test_with_a_name_that_is_long[and-its-parameters]"
+    with library.lease(label=label) as one:
+        with Terminal(["ls"], env={"COLUMNS": "80"}) as terminal:
+            seen = COLOUR.sub("", terminal.exit_status()[1])
+        assert re.search(rf"^ *{one.port} +tcp +OFFERED +\* +{os.getpid()} ", seen, re.MULTILINE)
+    assert max(map(len, seen.splitlines())) <= 80
+    assert "…" in seen
+
+
+def test_waiting_can_be_interrupted_and_be_quiet() -> None:
+    """Ctrl-C while it is drawn leaves the terminal as it was; -q and TERM=dumb draw nothing."""
+    words = ["run", "--", *python("import signal; signal.pause()"), "--then", "true"]
+    with Terminal(words) as terminal:
+        terminal.expect("waiting for port ")
+        terminal.type(CTRL_C)
+        code, seen = terminal.exit_status()
+    assert code == 130
+    assert "\x1b[?25h" in seen
+    words[1:1] = ["--timeout", "0.7"]
+    for options, env in ((["-q"], {}), ([], {"TERM": "dumb"})):
+        with Terminal(["run", *options, *words[1:]], env=env) as terminal:
+            code, seen = terminal.exit_status()
+        assert code == 124
+        assert "waiting for" not in seen
 
 
 def test_the_cursor_comes_back_after_ctrl_c() -> None:

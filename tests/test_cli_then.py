@@ -125,6 +125,41 @@ def test_what_is_not_found_is_status_127(server: str | None, client: str) -> Non
     assert "nosuch" in done.stderr
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("client", ["nosuch", "{plain}"])
+def test_a_client_that_cannot_run_is_noticed_before_the_server_starts(
+    n: int, client: str, tmp_path: Path
+) -> None:
+    """It is looked up as its execution would: not found is 127, not executable 126."""
+    plain, started = tmp_path / "plain", tmp_path / "started"
+    plain.write_text("no program", encoding="ascii")
+    serve = python(f"open({str(started)!r}, 'w')")
+    done = portlease("run", "-n", n, "--", *serve, "--then", client.format(plain=plain))
+    says = (127, "command not found") if client == "nosuch" else (126, "may not be executed")
+    assert (done.returncode, done.stdout) == (says[0], "")
+    assert says[1] in done.stderr
+    assert not started.exists()
+
+
+def test_a_check_that_cannot_run_is_noticed_before_the_server_starts(tmp_path: Path) -> None:
+    """--ready CMD is looked up, too."""
+    started = tmp_path / "started"
+    serve = python(f"open({str(started)!r}, 'w')")
+    done = portlease("run", "--ready", "nosuch -x {port}", "--", *serve, "--then", "true")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "nosuch: command not found" in done.stderr
+    assert not started.exists()
+
+
+def test_a_client_is_looked_up_in_its_own_path(tmp_path: Path) -> None:
+    """What -e says of PATH counts."""
+    program = tmp_path / "mytest"
+    program.write_text("#!/bin/sh\necho found\n", encoding="ascii")
+    program.chmod(0o755)
+    done = portlease("run", "-e", f"PATH={tmp_path}", "--", *HTTP, "--then", "mytest")
+    assert (done.returncode, done.stdout) == (0, "found\n"), done.stderr
+
+
 # --- servers of all kinds -------------------------------------------------------------------------
 
 
@@ -238,10 +273,45 @@ u.urlopen(f'http://127.0.0.1:{{port}}/health')" {{port}}"""
 )
 def test_never_ready_is_status_124(ready: str, says: str) -> None:
     """What the last try was told is told."""
-    done = portlease("run", "--timeout", "0.5", "--ready", ready, "--", *HTTP, "--then", "true")
+    done = portlease("run", "--timeout", "2", "--ready", ready, "--", *HTTP, "--then", "true")
     assert done.returncode == 124
     assert says in done.stderr
     assert "Serving HTTP" in done.stderr
+
+
+def test_ready_may_be_repeated_and_look_at_the_log() -> None:
+    """--ready and --ready-log: all of them, the log's first."""
+    done = portlease(
+        *("run", "-v", "--ready-log", "^asked /first", "--ready-log", "asked|never"),
+        *("--ready", f"{sys.executable} -c ''", "--ready", "/second", "--", *python(TALKS)),
+        *("--then", *GET),
+    )
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
+    asked = [text for text in done.stderr.splitlines() if text.startswith("asked ")]
+    assert asked == ["asked /first", "asked /second", "asked /"]
+
+
+# Asks itself for /first, once it listens, and then serves.
+TALKS = """\
+import http.server, os, threading, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print("asked", self.path, flush=True)
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+url = f"http://127.0.0.1:{os.environ['PORT']}/first"
+threading.Thread(target=lambda: urllib.request.urlopen(url).close()).start()
+server.serve_forever()
+"""
+
+
+def test_a_pattern_that_never_comes_is_status_124() -> None:
+    """It is told, in the words of the command line."""
+    done = portlease("run", "--timeout", "2", "--ready-log", "never", "--", *HTTP, "--then", "true")
+    assert done.returncode == 124
+    assert "'never' in its output: not written yet" in done.stderr
+    assert "(--timeout), or another --ready" in done.stderr
 
 
 def test_what_speaks_no_http_is_not_ready() -> None:
@@ -250,7 +320,7 @@ def test_what_speaks_no_http_is_not_ready() -> None:
         "import os, socket; s = socket.create_server(('', int(os.environ['PORT'])))\n"
         "while True: s.accept()[0].sendall(b'SSH-2.0-x\\r\\n')"
     )
-    done = portlease("run", "--timeout", "0.3", "--ready", "/", "--", *serve, "--then", "true")
+    done = portlease("run", "--timeout", "2", "--ready", "/", "--", *serve, "--then", "true")
     assert done.returncode == 124
     assert "no HTTP" in done.stderr or "reset" in done.stderr
 
@@ -342,5 +412,7 @@ def test_json_is_one_document() -> None:
     assert (done.returncode, told["status"], done.stderr) == (0, 0, "")
     assert (run["result"], run["status"], run["error"], run["starts"]) == ("ok", 0, None, 1)
     assert run["output"] == "200\n"
+    assert (run["how"], run["errors"]) == ("offer", "")
+    assert "SO_REUSEADDR" in run["why"]
     assert run["ready_s"] > 0
     assert list(run["ports"]) == ["port"]

@@ -12,6 +12,9 @@ from _need import need
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Plugins that a developer's environment has, and that warn or shuffle.
+ALONE = ("-p", "no:randomly", "-p", "no:asyncio")
+
 USES = """
     import socket
     import sys
@@ -59,7 +62,7 @@ USES = """
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the sample suite in a subprocess, with every warning an error."""
     pytester.makepyfile(USES)
-    return pytester.runpytest_subprocess("-W", "error", "-p", "no:randomly", *arguments)
+    return pytester.runpytest_subprocess("-W", "error", *ALONE, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("-n", "2", "--dist", "loadgroup")])
@@ -101,7 +104,7 @@ def test_worker_is_named_in_the_label(pytester: pytest.Pytester) -> None:
             assert label == f"{worker} test_worker_is_named_in_the_label.py::test_label"
         """
     )
-    pytester.runpytest_subprocess("-n", "1", "-p", "no:randomly").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-n", "1", *ALONE).assert_outcomes(passed=1)
 
 
 def test_a_test_that_fails_gives_its_port_back(pytester: pytest.Pytester) -> None:
@@ -123,5 +126,90 @@ def test_a_test_that_fails_gives_its_port_back(pytester: pytest.Pytester) -> Non
             assert all(portlease.who(port).free for port in seen)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:xdist")
+    result = pytester.runpytest_subprocess(*ALONE, "-p", "no:xdist")
     result.assert_outcomes(passed=1, failed=1)
+
+
+# --- the ini option portlease_how -----------------------------------------------------------------
+
+SERVES = f"""
+    SERVER = [{sys.executable!r}, "-m", "http.server", "--bind", "127.0.0.1", "{{port}}"]
+
+    def test_how(serve):
+        assert serve(SERVER).how == "HOW"
+
+    def test_the_call_has_the_last_word(serve):
+        assert serve(SERVER, how="offer").how == "offer"
+        assert serve(SERVER, how=None).how == "offer"
+"""
+
+
+def run_with(
+    pytester: pytest.Pytester, ini: str, *arguments: str, how: str = "offer"
+) -> pytest.RunResult:
+    """Run servers under an ini file with the line *ini*, with every warning an error."""
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    pytester.makepyfile(SERVES.replace("HOW", how))
+    return pytester.runpytest_subprocess("-W", "error", *ALONE, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+def test_how_is_for_the_fixture_serve(pytester: pytest.Pytester, arguments: Sequence[str]) -> None:
+    """`portlease_how` is what servers get that say nothing else, and the header tells it."""
+    result = run_with(pytester, "portlease_how = step-aside", *arguments, how="step-aside")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines("portlease_how: step-aside")
+
+
+def test_how_broker_holds_the_port_of_each_server(pytester: pytest.Pytester) -> None:
+    """`portlease_how = broker`: every server's lease stays HELD, under pytest-xdist too."""
+    need.capability("subreaper")
+    need.capability("seccomp")
+    pytester.makeini("[pytest]\nportlease_how = broker\n")
+    pytester.makepyfile(
+        f"""
+        SERVER = [{sys.executable!r}, "-m", "http.server", "--bind", "127.0.0.1", "{{port}}"]
+
+        def test_held(serve):
+            server = serve(SERVER)
+            assert (server.how, str(server.lease.state)) == ("broker", "HELD")
+            server.restart()
+            assert (server.how, str(server.lease.state)) == ("broker", "HELD")
+        """
+    )
+    for arguments in ((), ("-n", "1")):
+        result = pytester.runpytest_subprocess("-W", "error", *ALONE, *arguments)
+        result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("ini", ["", "portlease_how ="])
+def test_without_how_serve_chooses(pytester: pytest.Pytester, ini: str) -> None:
+    """Left out or empty: each server by its own means, and the header says nothing of it."""
+    result = run_with(pytester, ini)
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("portlease_how*")
+
+
+def test_how_may_be_given_for_one_run(pytester: pytest.Pytester) -> None:
+    """-o portlease_how=... wins over the file."""
+    result = run_with(
+        pytester, "portlease_how = offer", "-o", "portlease_how=step-aside", how="step-aside"
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_how_that_is_none_ends_the_run_before_it_begins(pytester: pytest.Pytester) -> None:
+    """The choices are named, and no test runs."""
+    result = run_with(pytester, "portlease_how = brokered")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        "ERROR: portlease_how = brokered:*offer, step-aside, broker, hand-over*"
+    )
+    result.stdout.no_fnmatch_line("*test_how*")
+
+
+def test_how_is_in_the_help(pytester: pytest.Pytester) -> None:
+    """`pytest --help` lists the ini option with its choices."""
+    pytester.makeini("[pytest]\n")
+    result = pytester.runpytest_subprocess("--help")
+    result.stdout.fnmatch_lines("*portlease_how (string):*")

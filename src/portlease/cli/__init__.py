@@ -20,20 +20,21 @@ from portlease.cli._signals import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = ("run", "get", "hold", "ls", "who", "doctor", "completion")
+_COMMANDS = ("run", "get", "hold", "ls", "who", "recipe", "portserver", "doctor", "completion")
 
 _HELP = """\
 Ports that nobody else can take, for tests and the servers they start.
 
 \b
-  portlease run -- npm start                       a server on a leased port: $PORT
+  portlease run -- npm start               a server on a leased port: $PORT
   portlease run -- memcached -p {port} --then ./test {port}
-  port=$(portlease get)                            a number, free now
-  portlease hold -n 3                              three ports, until Ctrl-C
-  portlease who 8080                               who has it?
+  port=$(portlease get)                    a number, free now
+  portlease hold -n 3                      three ports, until Ctrl-C
+  portlease who 8080                       who has it?
+  portlease recipe postgresql -- pytest    a PostgreSQL of its own for pytest
 
 Numbers for scripts stand alone on standard output, words for people go to standard error, and
---json speaks to programs. `portlease COMMAND --help` tells more.
+--json speaks to programs. `portlease COMMAND --help` tells more, `portlease` alone this.
 """
 
 _EPILOG = f"""\
@@ -68,10 +69,18 @@ class _Commands(click.Group):
     help=_HELP,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
 )
 @click.version_option(portlease.__version__, "-V", "--version", prog_name="portlease")
-def app() -> None:
-    """The group of all commands; what it says of itself is ``_HELP``."""
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """The group of all commands; what it says of itself is ``_HELP``.
+
+    Without a command it is no wrong call, as click has it (status 2), but a question: help on
+    standard output, and status 0, as cargo, docker, gh and pip have it.
+    """
+    if ctx.invoked_subcommand is None:
+        _say.write(ctx.get_help() + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
+    from portlease._server._command import How
+
 HEADINGS: Final = ("#", "PORT", "READY MS", "CLIENT S", "STATUS", "RESULT")
 OVER: Final = frozenset({"ok", "failed", "stopped"})
 
@@ -27,14 +29,18 @@ class Job:
     number: int
     state: str = "starting"
     ports: Mapping[str, int] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
     host: str | None = None
     pid: int | None = None
     ready_s: float | None = None
     starts: int | None = None
+    how: How | None = None
+    why: str | None = None
     client_s: float | None = None
     status: int | None = None
     error: str | None = None
     output: str = ""
+    errors: str = ""
     server_output: str = ""
     defect: BaseException | None = None
 
@@ -63,10 +69,14 @@ class Job:
             "error": self.error,
             "host": self.host,
             "ports": self.ports,
+            "paths": self.paths,
             "ready_s": None if self.ready_s is None else round(self.ready_s, 4),
             "starts": self.starts,
+            "how": self.how,
+            "why": self.why,
             "client_s": None if self.client_s is None else round(self.client_s, 4),
             "output": self.output,
+            "errors": self.errors,
             "server_output": self.server_output,
         }
 
@@ -76,9 +86,12 @@ class Job:
             "number": self.number,
             "host": self.host,
             "ports": self.ports,
+            "paths": self.paths,
             "pid": self.pid,
             "ready_s": round(self.ready_s or 0.0, 4),
             "starts": self.starts,
+            "how": self.how,
+            "why": self.why,
         }
 
     def row(self) -> tuple[str, ...]:

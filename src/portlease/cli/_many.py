@@ -6,28 +6,25 @@ thread shows how far they are, writes what the clients wrote, and on a signal en
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from portlease._errors import PortleaseError, ResourceLimitError, ServerError
-from portlease._server import _process
+from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._output import Output
 from portlease._server._process import Process
-from portlease._server._serve import Server
-from portlease.cli import _check, _say, _signals, _status
+from portlease._server._server import Server
+from portlease.cli import _say, _signals, _status, _told
 from portlease.cli._job import HEADINGS, Job
 from portlease.cli._progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
     from portlease.cli._plan import Plan
-
-_LOOK_AGAIN_S: Final = 0.05
-"""How often it is looked for processes that were started while all were being ended."""
 
 
 def run(plan: Plan) -> int:
@@ -59,7 +56,7 @@ class _Crowd:
         self._plan = plan
         self._jobs = [Job(number) for number in range(1, plan.n + 1)]
         self._news: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._over = threading.Event()
+        self._end = Cancel()
         self._threads: list[threading.Thread] = []
         self._progress = Progress(self._jobs, shown=not (plan.quiet or plan.as_json))
 
@@ -135,24 +132,22 @@ class _Crowd:
     def end(self) -> None:
         """End whatever still runs, and wait for the threads. Nothing is left to do if all is over.
 
-        A thread may be about to start a process, so this looks for new ones until none is alive.
+        It reaches what is being started now, what runs, and what a thread was about to start.
         """
-        self._over.set()
-        asked: set[int] = set()
-        while any(thread.is_alive() for thread in self._threads):
-            for process in _process.live():
-                if process.pid not in asked:
-                    asked.add(process.pid)
-                    process._begin_stop(self._plan.stop_timeout_s)
-            for thread in self._threads:
-                thread.join(_LOOK_AGAIN_S)
+        self._end.cancel()
+        for thread in self._threads:
+            thread.join()
 
     def _write(self, job: Job) -> None:
         """What a job's commands wrote, each to where it belongs."""
         if job.output:
-            _say.write(job.output if job.output.endswith("\n") else job.output + "\n")
+            _say.write(_with_newline(job.output))
+        if job.errors:
+            _say.tell(job.errors.removesuffix("\n"))
         if job.error is not None:
             _say.say(f"{job.number}: {job.error}")
+        if self._plan.verbose and job.how is not None and job.why is not None:
+            _told.means(job.how, job.why, f"{job.number}: ")
         if job.server_output and (self._plan.verbose or job.state == "failed"):
             whose = f"{job.number}: the output of {self._plan.server[0]}"
             _say.tell_output(whose, job.shown(whole=self._plan.verbose))
@@ -175,6 +170,8 @@ class _Crowd:
     def _see_to(self, job: Job) -> None:
         try:
             self._serve(job)
+        except StartCancelledError:
+            pass  # by end(), which finish() is told of
         except PortleaseError as error:
             job.error = _say.for_the_command_line(error.message)
             job.status = _status.of_error(error)
@@ -183,20 +180,20 @@ class _Crowd:
         except BaseException as defect:  # noqa: BLE001 - the main thread raises it
             job.defect = defect
         finally:
-            job.finish(stopped=self._over.is_set())
+            job.finish(stopped=self._end.cancelled)
             self._news.put(job)
 
     def _serve(self, job: Job) -> None:
         plan, begun = self._plan, time.monotonic()
         with plan.main_lease(job.number) as main:
             job.ports = {"port": main.port}
-            server = Server(plan.command(), main)
+            server = Server(plan.command(), main, cancel=self._end)
             try:
-                with server:
-                    _check.wait(server, plan, begun)
-                    job.ready_s = time.monotonic() - begun
-                    job.starts, job.pid = server.starts, server.process.pid
-                    job.host, job.ports = server.host, server.ports
+                job.ready_s = time.monotonic() - begun
+                job.starts, job.pid = server.starts, server.process.pid
+                job.how, job.why = server.how, _say.for_the_command_line(server.why)
+                with self._ending(server.process):
+                    job.host, job.ports, job.paths = server.host, server.ports, server.paths
                     self._change(job, "ready")
                     if plan.client:
                         self._change(job, "client")
@@ -205,20 +202,30 @@ class _Crowd:
                         server.process.wait_ended()
                         job.status = _status.of_returncode(server.process.returncode or 0)
             finally:
+                server.stop()
                 job.server_output = server.output
 
     def _run_client(self, job: Job, server: Server) -> None:
-        argv, env = self._plan.filled(self._plan.client, server.ports, server.host)
+        argv, env = self._plan.for_client(server)
         begun = time.monotonic()
-        output = Output()
-        try:
-            with Process.start(argv, env=env, output=output.fileno()) as client:
+        with contextlib.closing(Output()) as output, contextlib.closing(Output()) as errors:
+            with (
+                Process.start(
+                    argv, env=env, output=output.fileno(), errors=errors.fileno()
+                ) as client,
+                self._ending(client),
+            ):
                 job.status = _status.of_returncode(client.wait())
             job.client_s = time.monotonic() - begun
-            job.output = output.text()
-        finally:
-            output.close()
+            job.output, job.errors = output.text(), errors.text()
+
+    def _ending(self, process: Process) -> contextlib.AbstractContextManager[None]:
+        return self._end.ending(lambda: process.begin_stop(self._plan.stop_timeout_s))
 
     def _change(self, job: Job, state: str) -> None:
         job.state = state
         self._news.put(job)
+
+
+def _with_newline(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"

@@ -12,7 +12,9 @@ from portlease._server import _template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, Final, TypeAlias, TypeVar
+
+    from portlease._server._command import How
 
     AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
     Option: TypeAlias = Callable[[AnyFunction], AnyFunction]
@@ -99,6 +101,14 @@ class PortName(Text):
     ) -> str:
         """Raise what click shows for anything else."""
         text = str(value)
+        if text.isdecimal():
+            main = "--udp port " if param is not None and param.name == "udp_names" else ""
+            self.fail(
+                f"{text} is a number, and this takes the name of a further port; to run on port "
+                f"{text} itself: {main}--ports {text}",
+                param,
+                ctx,
+            )
         if not _template.is_name(text):
             self.fail(
                 f"{text!r} cannot name a port: use lower-case letters, digits and _, beginning "
@@ -188,11 +198,29 @@ def as_json(function: AnyFunction) -> AnyFunction:
     return click.option("--json", "as_json", is_flag=True, help="For programs: JSON.")(function)
 
 
+_MEANS: Final[dict[How, str]] = {
+    "offer": "keep the hold beside a server that sets SO_REUSEADDR",
+    "step-aside": "free the port for any server, and guard it against other leases",
+    "broker": "have its bind(2) done for it while the hold stays (Linux)",
+    "hand-over": "give it the listening socket: LISTEN_FDS, or {fd} in its arguments",
+}
+
+
 def how(function: AnyFunction) -> AnyFunction:
-    """``--how``."""
+    """``--how`` for what is only held: there is no server to do more for."""
+    return _how(function, ("offer", "step-aside"))
+
+
+def any_how(function: AnyFunction) -> AnyFunction:
+    """``--how`` for a server."""
+    return _how(function, tuple(_MEANS), " By default the best that costs it nothing.")
+
+
+def _how(function: AnyFunction, means: tuple[How, ...], more: str = "") -> AnyFunction:
+    told = "; ".join(f"{one}: {_MEANS[one]}" for one in means)
     return click.option(
         "--how",
-        type=click.Choice(["offer", "step-aside"]),
-        help="Keep the hold beside a server that sets SO_REUSEADDR, or free the port for any "
-        "server and guard it against other leases.",
+        type=click.Choice(means),
+        metavar="MEANS",
+        help=f"How it gets its port. {told}.{more}",
     )(function)

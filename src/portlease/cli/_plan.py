@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import portlease
 from portlease._server import _template
 from portlease._server._command import Command
+from portlease._server._starter import take_leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Final
 
     from portlease import Lease
-    from portlease._server._command import How
-    from portlease._wish import Kind
+    from portlease._server._check import Ready
+    from portlease._server._command import How, PortKind
+    from portlease._server._server import Server
 
 TIMEOUT_S: Final = 30.0
 
@@ -29,14 +31,14 @@ class Plan:
     server: tuple[str, ...]
     client: tuple[str, ...]
     """Empty: there is none."""
-    kinds: Mapping[str, Kind]
-    """Of every port, by name; ``"port"`` among them."""
+    kinds: Mapping[str, PortKind]
+    """Of every port and Unix socket, by name; ``"port"`` among them."""
     env: Mapping[str, str]
     host: str | None
     ports: tuple[int, ...] | None
     label: str | None
     how: How | None
-    ready: str | None
+    ready: tuple[Ready, ...]
     wait_for: tuple[str, ...] | None
     timeout_s: float | None
     """None: not said."""
@@ -60,15 +62,31 @@ class Plan:
         """The names in braces that occur in the commands and in the values of ``-e``."""
         return _template.names_in((*self.server, *self.client, *self.env.values()))
 
+    def unknown(self) -> set[str]:
+        """Those that stay as they are: of no port, and of no socket that is handed over."""
+        known = {*self.kinds, _template.HOST}
+        return {n for n in self.templates() if (_template.port_of_fd(n) or n) not in known}
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a command in the foreground must be ready at some time, which is asked for."""
+        return bool(self.ready) or self.timeout_s is not None
+
     def command(self, *, foreground: bool = False, how: How | None = None) -> Command:
-        """The server's command."""
+        """The server's command; in the foreground it counts as up at once, if nothing is asked.
+
+        Raises:
+            UsageError: something that can never work.
+        """
+        at_once = foreground and not self.is_timed
         return Command(
             args=self.server,
             kinds=self.kinds,
             env=self.env,
             host=self.host,
             label=self.label,
-            wait_for=self.wait_for,
+            wait_for=() if at_once else self.wait_for,
+            ready=self.ready or None,
             how=how or self.how,
             timeout_s=self.patience_s,
             stop_timeout_s=self.stop_timeout_s,
@@ -78,36 +96,41 @@ class Plan:
             mode="inherit" if foreground else "session",
         )
 
-    def filled(
-        self, args: tuple[str, ...], ports: Mapping[str, int], host: str
-    ) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Any other command's arguments and environment, numbers in place of names."""
-        return Command(args=args, kinds=self.kinds, env=self.env, known_only=True).filled(
-            ports, host
-        )
+    def filled(self, args: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Another command's arguments and environment, before there are numbers for the names."""
+        return self._like(args).filled(dict.fromkeys(self.kinds, 1), "127.0.0.1")
+
+    def for_client(self, server: Server) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The client's arguments and environment, numbers in place of names.
+
+        Raises:
+            ServerDiedError: the server has ended by itself.
+        """
+        return self._like(self.client).filled(server.ports, server.host, server.paths)
+
+    def _like(self, args: tuple[str, ...]) -> Command:
+        return Command(args=args, kinds=self.kinds, env=self.env, known_only=True)
 
     def main_lease(self, number: int | None = None) -> Lease:
         """The lease of the main port, of the server with this *number* among several."""
+        kind = self.kinds[_template.PORT]
+        label = self.label or self.command().program
         return portlease.lease(
-            self.kinds[_template.PORT],
+            "tcp" if kind == "unix" else kind,  # it is none: command() refuses that
             host=self.host,
             ports=self.ports,
-            label=self._label(number),
+            label=label if number is None else f"{label} {number}",
         )
 
     @contextlib.contextmanager
     def all_leases(self) -> Iterator[dict[str, Lease]]:
         """The leases of all ports, by name."""
-        with contextlib.ExitStack() as stack:
-            leases = {_template.PORT: stack.enter_context(self.main_lease())}
-            for name, kind in self.kinds.items():
-                if name != _template.PORT:
-                    label = f"{self._label(None)}:{name}"
-                    leases[name] = stack.enter_context(
-                        portlease.lease(kind, host=self.host, label=label)
-                    )
-            yield leases
+        with self.main_lease() as main, contextlib.ExitStack() as stack:
+            taken: list[Lease] = []
 
-    def _label(self, number: int | None) -> str:
-        label = self.label or self.command().program
-        return label if number is None else f"{label} {number}"
+            def release() -> None:
+                for lease in taken:
+                    lease.release()
+
+            stack.callback(release)
+            yield take_leases(self.command(), main, taken)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, Self
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.live import Live
 
     from portlease.cli._job import Job
@@ -34,13 +34,15 @@ class Progress:
 
     def __init__(self, jobs: Sequence[Job], *, shown: bool) -> None:
         self._jobs = jobs
-        self._live: Live | None = self._make() if shown and sys.stderr.isatty() else None
+        self._console = _say.console(stderr=True) if shown and sys.stderr.isatty() else None
+        self._live: Live | None = None if self._console is None else self._make(self._console)
+        self._told = contextlib.ExitStack()
 
-    def _make(self) -> Live:
+    def _make(self, console: Console) -> Live:
         from rich.live import Live
 
         return Live(
-            console=_say.console(stderr=True),
+            console=console,
             get_renderable=self._picture,
             refresh_per_second=_PER_SECOND,
             transient=True,
@@ -71,7 +73,8 @@ class Progress:
             self._live.start(refresh=True)
 
     def __enter__(self) -> Self:
-        if self._live is not None:
+        if self._live is not None and self._console is not None:
+            self._told.enter_context(_say.drawing(self._console))
             self._live.start(refresh=True)
         return self
 
@@ -81,5 +84,6 @@ class Progress:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        with self._told:
+            if self._live is not None:
+                self._live.stop()

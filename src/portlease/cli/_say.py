@@ -6,8 +6,10 @@ TERM=dumb are heeded (rich does so by itself).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ import click
 from portlease.cli import _status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Final, TextIO
 
     from rich.console import Console
@@ -28,7 +30,13 @@ _STDERR: Final = 2
 
 # Errors speak to a caller of the library; here, its options are called otherwise.
 _SPOKEN: Final = (
-    ("leave how= out, or say how='step-aside'", "leave --how out, or say --how step-aside"),
+    ("leave how= out, or say ", "leave --how out, or say "),
+    ("ask for it by how=", "ask for it by --how hand-over"),
+    (
+        "give it more time (timeout_s=), or another ready=",
+        "give it more time (--timeout), or another --ready",
+    ),
+    (" by itself; restart() starts it again", " by itself"),
     ("name in wait_for= those", "name with --wait-for those"),
     ("in its command or in env=", "in its command or in --env"),
     ("wait_for= names", "--wait-for names"),
@@ -41,8 +49,12 @@ _SPOKEN: Final = (
 )
 
 
+_HOW: Final = re.compile(r"\bhow='([a-z-]+)'")
+
+
 def for_the_command_line(text: str) -> str:
     """An error's text, with the options as they are called on the command line."""
+    text = _HOW.sub(r"--how \1", text)
     for library, here in _SPOKEN:
         text = text.replace(library, here)
     return text
@@ -129,8 +141,25 @@ def say(text: str) -> None:
     tell("\n".join([_PREFIX + first, *(f"  {line}" for line in rest)]))
 
 
+class _Screen:
+    console: Console | None = None
+
+
+@contextlib.contextmanager
+def drawing(console: Console) -> Iterator[None]:
+    """While something moves on this console: what is told meanwhile is written above it."""
+    _Screen.console = console
+    try:
+        yield
+    finally:
+        _Screen.console = None
+
+
 def tell(text: str) -> None:
     """Write *text* and a newline to standard error; where nobody can be told, nobody is."""
+    if (console := _Screen.console) is not None:
+        console.print(text, soft_wrap=True)
+        return
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -152,8 +181,8 @@ def tell_output(whose: str, output: str) -> None:
         say(f"{whose}: it wrote nothing")
 
 
-def ports(numbers: Mapping[str, int]) -> str:
-    """Ports for a person: ``12345 (admin 23456)``."""
+def ports(numbers: Mapping[str, object]) -> str:
+    """Ports and paths for a person: ``12345 (admin 23456)``."""
     named = ", ".join(f"{name} {number}" for name, number in numbers.items() if name != "port")
     return f"{numbers['port']}" + (f" ({named})" if named else "")
 
@@ -225,22 +254,29 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """The table for a terminal; what is too long in the last column is cut."""
+    """The table for a terminal: long columns give way, the last one by being cut."""
     from rich.table import Table
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, right in zip(headings, _numeric(rows), strict=True):
-        last = heading == headings[-1]
+    columns = list(zip(headings, *rows, strict=True))
+    for heading, column, right in zip(headings, columns, _numeric(rows), strict=True):
         shown.add_column(
             heading,
             justify="right" if right else "left",
-            overflow="ellipsis" if last else "fold",
-            no_wrap=last,
+            min_width=len(heading),
+            no_wrap=max(map(len, column)) <= _SHORT,
+            overflow="fold",
         )
-    for row in rows:
-        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    for *row, last in rows:
+        cells = [Text(cell, style=_STYLES.get(cell, "")) for cell in row]
+        cut = Text(last, style=_STYLES.get(last, ""), no_wrap=True, overflow="ellipsis")
+        shown.add_row(*cells, cut)
     return shown
+
+
+_SHORT: Final = 12
+"""How long the cells of a column may be that never gives way."""
 
 
 def _numeric(rows: Sequence[Sequence[str]]) -> list[bool]:

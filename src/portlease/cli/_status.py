@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from portlease._errors import (
     PortleaseError,
+    RecipeUnavailableError,
     ServerDiedError,
     ServerStartError,
     ServerTimeoutError,
@@ -30,13 +31,13 @@ SIGPIPE: Final = 13  # Windows has no name for it
 
 # As env(1), timeout(1) and nohup(1) have them.
 TABLE: Final = """\
-  0      done; of `run` and `hold`: the command's own status passes through
+  0      done; of `run`, `hold`, `recipe`: the command's own status passes
   1      who: the port cannot be bound; doctor: the promise is limited here
   2      an argument that can never work
   124    the server was not ready in time
   125    portlease itself could not do it: no port, no resource, no permission
   126    the command cannot be executed
-  127    the command is not found
+  127    the command, or a recipe's server, is not found
   128+N  the command, or portlease, was ended by signal N"""
 
 
@@ -57,7 +58,7 @@ def of_error(error: PortleaseError) -> int:
             return USAGE
         case ServerTimeoutError():
             return NOT_READY
-        case ServerStartError(errno=errno.ENOENT):
+        case ServerStartError(errno=errno.ENOENT) | RecipeUnavailableError():
             return NOT_FOUND
         case ServerStartError():
             return CANNOT_EXECUTE

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import select
-import signal
-import stat
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -17,14 +12,12 @@ from portlease import _states
 from portlease._errors import UsageError
 from portlease._server import _command
 from portlease._server._attempt import prepare
-from portlease.cli import _foreground, _leases, _options, _say, _signals, _status
+from portlease.cli import _foreground, _leases, _options, _say, _signals, _status, _until
 
 if TYPE_CHECKING:
     from portlease import LeaseGroup
     from portlease._server._command import How
     from portlease._wish import Kind
-
-_WINDOWS_S = 1.0
 
 _HELP = """\
 Keep ports leased while a command runs, a process lives, or until told otherwise.
@@ -93,7 +86,7 @@ def command(  # noqa: PLR0913 - its options
             if words:
                 return _run(words, leases)
             _tell(leases, as_json=as_json)
-            _wait(end)
+            _until.told(end, stdin=end is None)
             return _status.OK
     finally:
         if end is not None:
@@ -136,37 +129,3 @@ def _tell(leases: LeaseGroup, *, as_json: bool) -> None:
     if sys.stderr.isatty() and not as_json:
         states = ", ".join(f"{one.port} is {one.state}" for one in leases[:1])
         _say.say(f"{states}: can be taken by {_states.WHO_CAN_TAKE_IT[leases[0].state]}")
-
-
-def _wait(end: int | None) -> None:
-    """Wait until *end*, a pidfd, is ready, or else our standard input ends; or for a signal."""
-    if sys.platform == "win32":
-        while True:  # a lock that is waited for without a time limit hears no Ctrl-C there
-            threading.Event().wait(_WINDOWS_S)
-    poll = select.poll()
-    if end is not None:
-        poll.register(end, select.POLLIN)
-        poll.poll()
-        return
-    if _can_end(stdin := 0):
-        poll.register(stdin, select.POLLIN)
-        while poll.poll():
-            if not os.read(stdin, 65536):
-                return
-    while True:
-        signal.pause()
-
-
-def _can_end(fd: int) -> bool:
-    """Whether the end of what *fd* reads tells anything: of a pipe or a socket it does.
-
-    /dev/null and files are at their end from the start, as a shell script gives /dev/null to its
-    background jobs; and a background job that reads from the terminal is stopped.
-    """
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        return False  # closed from the start
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

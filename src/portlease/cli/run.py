@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from portlease._errors import PortleaseError
-from portlease._platform import backend
-from portlease._server import _template
-from portlease._server._attempt import prepare
-from portlease._server._serve import Server
-from portlease.cli import _check, _foreground, _options, _pair, _say, _signals, _status
+from portlease._errors import PortleaseError, UsageError
+from portlease._server import _check, _template
+from portlease._server._server import Server
+from portlease.cli import _foreground, _lookup, _options, _pair, _say, _signals, _status, _told
 from portlease.cli._plan import TIMEOUT_S, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from portlease import Lease
-    from portlease._server._command import How
-    from portlease._wish import Kind
+    from portlease._server._check import Ready
+    from portlease._server._command import How, PortKind
 
 _THEN = "--then"
+_TELLS_IT = {_template.PORT, _template.FD}
 
 _HELP = """\
 Run a command on a port that is leased for it.
@@ -32,34 +31,41 @@ Run a command on a port that is leased for it.
   portlease run -- python3 -m http.server {port}
   portlease run -e URL=http://127.0.0.1:{port} -- npm start
   portlease run --port admin -- ./server --port {port} --admin {admin}
-  portlease run -- redis-server --save '' --port {port} --then redis-cli -p {port} ping
-  portlease run --ready /health -- ./server {port} --then ./smoke-test {port}
+  portlease run -- redis-server --port {port} --then redis-cli -p {port} ping
+  portlease run --ready /health -- ./server {port} --then ./test {port}
   portlease run -n 8 -- ./server {port} --then ./test http://127.0.0.1:{port}
+  portlease run --how broker -- ./server-without-reuseaddr {port}
+  portlease run -- ./server --listen-fd {fd} --then ./test {port}
 
 In the arguments and in the values of -e, {port} is the number, {NAME} that of a further port that
---port or --udp names, and {host} the address to bind, 127.0.0.1 unless --host says otherwise. Other
-braces stay as they are; {{port}} is the text {port}. PORT and NAME_PORT are set in the environment.
+--port or --udp names, and {host} the address to bind, 127.0.0.1 unless --host says otherwise. {fd}
+and {NAME_fd} are the descriptors of sockets that listen already and are handed over. Other braces
+stay as they are; {{port}} is the text {port}. PORT and NAME_PORT are set in the environment.
 
 Alone, the command runs in the foreground: the terminal, standard input and output, signals and
 Ctrl-C are its own, and so is the exit status. What it leaves running in the background is ended
 when it ends; a daemon that serves the port (within 2 s, or --timeout) keeps its lease until it
-ends. As we do not see what it writes, and so not why it fails, it gets its port GUARDED: free for
-any server, kept from every other lease, and outside the range from which bind(0) and connect() are
-given ports. --how offer keeps the hold beside a server that sets SO_REUSEADDR.
+ends.
 
 With --then, the server runs in the background, its output kept: the client is started, in the
 foreground, once the server's own socket listens; then the server is stopped, and the exit status is
-the client's. What the server wrote is shown if something failed, or with --verbose. Its port stays
-held (OFFERED) beside a server that sets SO_REUSEADDR; if it proves not to, the lease steps aside
-and it is started once more.
+the client's. What the server wrote is shown if something failed, or with --verbose.
 
 With -n, so many servers, or servers with their clients, run side by side, each on ports of its own,
 with a table of them in the end; the exit status is the highest one. Without clients, the ports are
 printed once all are ready, and the servers run until Ctrl-C.
 
+How it gets its port is chosen for it; --verbose tells how, and why. A server that is known to take
+a socket is handed one. Any other binds beside the hold, which takes SO_REUSEADDR; if it proves not
+to set that, the lease steps aside and it is started once more. A command alone, of which nobody
+sees why it fails, has its port GUARDED from the start: free for any server, kept from every other
+lease. --how hand-over sets LISTEN_FDS for it, as systemd does; with --how broker its bind(2) is
+done for it, so that the port is held all the time whatever the server is like (Linux; sudo and su
+do not work below it).
+
 \b
 --json: with --then or -n, one document on standard output, with the clients'
-output in it; otherwise a line for each event on standard error.
+output and errors in it; otherwise a line for each event on standard error.
 
 \b
 Exit status: the command's, or the client's; 128+N if signal N ended it;
@@ -109,6 +115,15 @@ class _Run(click.Command):
     help="The same for UDP; `--udp port` makes {port} itself UDP, and with `--port port` both.",
 )
 @click.option(
+    "--unix",
+    "unix_names",
+    multiple=True,
+    type=_options.PortName(),
+    metavar="NAME",
+    help="Make a path for a Unix socket, {NAME}, and NAME_PATH in the environment. May be "
+    "repeated.",
+)
+@click.option(
     "-e",
     "--env",
     multiple=True,
@@ -118,9 +133,17 @@ class _Run(click.Command):
 )
 @click.option(
     "--ready",
+    multiple=True,
     metavar="PATH|CMD",
     help="Ready only when GET /PATH (or http://{host}:{admin}/PATH) is answered by 2xx or 3xx, or "
-    "when CMD, a shell's words, exits with 0. It must listen first in any case.",
+    "when CMD, a shell's words, exits with 0. It must listen first in any case. May be repeated.",
+)
+@click.option(
+    "--ready-log",
+    multiple=True,
+    metavar="PATTERN",
+    help="Ready only when this regular expression is found in what it has written. Not for a "
+    "command alone, whose output is the terminal's. May be repeated.",
 )
 @click.option(
     "--timeout",
@@ -152,7 +175,7 @@ class _Run(click.Command):
 @_options.count("So many of them, side by side.")
 @_options.where
 @_options.label
-@_options.how
+@_options.any_how
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show the server's output.")
 @click.option("-q", "--quiet", is_flag=True, help="Tell of errors only.")
 @_options.as_json
@@ -166,8 +189,10 @@ def command(  # noqa: PLR0913 - its options
     *,
     tcp_names: tuple[str, ...],
     udp_names: tuple[str, ...],
+    unix_names: tuple[str, ...],
     env: tuple[tuple[str, str], ...],
-    ready: str | None,
+    ready: tuple[str, ...],
+    ready_log: tuple[str, ...],
     timeout_s: float | None,
     wait_for: tuple[str, ...],
     stop_timeout_s: float,
@@ -186,17 +211,22 @@ def command(  # noqa: PLR0913 - its options
     if not words:
         raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS... {port}")
     server, client = _split(words, then)
+    if ready_log and n == 1 and not client:
+        raise click.UsageError(
+            "--ready-log reads what the command writes, and alone it writes to our terminal or "
+            "pipe; give it a client (--then)"
+        )
     return _run(
         Plan(
             server=server,
             client=client,
-            kinds=_kinds(tcp_names, udp_names),
+            kinds=_kinds(tcp_names, udp_names, unix_names),
             env=dict(env),
             host=host,
             ports=ports,
             label=label,
             how=how,
-            ready=ready,
+            ready=_ready(ready, ready_log),
             wait_for=wait_for or None,
             timeout_s=timeout_s,
             stop_timeout_s=stop_timeout_s,
@@ -209,9 +239,12 @@ def command(  # noqa: PLR0913 - its options
 
 
 def _run(plan: Plan) -> int:
-    plan.command()  # what can never work is found out before anything is started
-    _check.validate(plan)
-    for name in sorted(plan.templates() - {*plan.kinds, _template.HOST}) if plan.verbose else ():
+    # What can never work is found out before anything is started.
+    plan.command(foreground=plan.n == 1 and not plan.client)
+    for words in (plan.client, *(one for one in plan.ready if isinstance(one, (list, tuple)))):
+        if words and not _template.names_in(words[:1]):
+            _lookup.must_be_there(*plan.filled(tuple(words)))
+    for name in sorted(plan.unknown()) if plan.verbose else ():
         _say.say(f"{{{name}}} stays as it is; if it is to be a port, say --port {name}")
     if plan.n > 1 or (plan.as_json and plan.client):
         from portlease.cli import _many
@@ -219,9 +252,8 @@ def _run(plan: Plan) -> int:
         return _many.run(plan)
     if plan.client:
         return _pair.run(plan)
-    run = _alone if plan.ready is None and plan.timeout_s is None else _alone_when_ready
     try:
-        status = run(plan)
+        status = _alone(plan)
     except _signals.Interrupted as interrupted:
         _tell_ended(plan, _status.of_signal(interrupted.signal))
         raise
@@ -258,38 +290,64 @@ def _shell_words(text: str) -> list[str]:
         raise click.UsageError(f"{_THEN} {text!r} are no shell words: {error}") from error
 
 
-def _kinds(tcp: Iterable[str], udp: Iterable[str]) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = dict.fromkeys(tcp, "tcp")
+def _kinds(tcp: Iterable[str], udp: Iterable[str], unix: Iterable[str]) -> dict[str, PortKind]:
+    kinds: dict[str, PortKind] = dict.fromkeys(tcp, "tcp")
     for name in udp:
         kinds[name] = "both" if name in kinds else "udp"
+    for name in unix:
+        if name in kinds:
+            raise click.UsageError(f"--unix {name} is the name of a port already; give it another")
+        kinds[name] = "unix"
     main = kinds.pop(_template.PORT, "tcp")
     return {_template.PORT: main, **kinds}
 
 
-def _how(plan: Plan, leases: Mapping[str, Lease]) -> How:
-    """How a command is served of which nobody sees the output, and so why it failed.
+def _ready(texts: Iterable[str], patterns: Iterable[str]) -> tuple[Ready, ...]:
+    found: list[Ready] = []
+    for pattern in patterns:
+        try:
+            found.append(re.compile(pattern, re.MULTILINE))
+        except re.error as error:
+            raise UsageError(
+                f"--ready-log {pattern!r} is no regular expression: {error}"
+            ) from error
+    return (*found, *map(_check.of_text, texts))
 
-    Only inside the ephemeral range, where there was no port outside it, is a guarded port so much
-    less than a held one that a server without SO_REUSEADDR had better ask for it.
-    """
-    if plan.how is not None:
-        return plan.how
-    rules = backend.rules()
-    inside = any(rules.is_ephemeral(lease.port) for lease in leases.values())
-    return "offer" if inside else "step-aside"
+
+# --- alone ----------------------------------------------------------------------------------------
 
 
 def _alone(plan: Plan) -> int:
-    """In the foreground, for as long as it runs."""
+    """In the foreground, for as long as it runs; stopped if it must be ready in time and is not."""
     with _signals.interrupting(), plan.all_leases() as leases:
-        how = _how(plan, leases)
-        prepare(leases, how)
+        begun = time.monotonic()
         numbers = {name: lease.port for name, lease in leases.items()}
-        asked = plan.command(foreground=True)
-        argv, env = asked.filled(numbers, asked.bind_host(plan.host))
-        _tell_started(plan, numbers)
-        status = _foreground.run(argv, env, ports=numbers.values(), grace_s=plan.stop_timeout_s)
-    if status != _status.OK and how == "offer" and plan.how is None:
+        if plan.talks:
+            _tell_ports(plan, numbers)
+        if plan.as_json and plan.is_timed:
+            _say.tell_json({"event": "started", "ports": numbers})
+        # A signal that comes while the command starts is for the command; but one that is waited
+        # for is not the command's alone.
+        before = None if plan.is_timed else _signals.hold_back()
+        try:
+            server = Server(plan.command(foreground=True), leases=leases)
+        except BaseException:
+            if before is not None:
+                _signals.let_go(before)
+            raise
+        try:
+            _tell_up(plan, server, numbers)
+            status = _foreground.see_out(
+                server.process,
+                begun,
+                _signals.hold_back() if before is None else before,
+                ports=numbers.values(),
+                grace_s=plan.stop_timeout_s,
+            )
+        finally:
+            server._shut()  # whom it took SIGKILL to end is told
+        _told.troubles(plan, server)
+    if status != _status.OK and plan.how is None and server.how == "offer":
         _say.say(
             "there was no port outside the ephemeral range, so the lease stayed beside the "
             "command; if it could not bind its port, try --how step-aside"
@@ -297,38 +355,31 @@ def _alone(plan: Plan) -> int:
     return status
 
 
-def _alone_when_ready(plan: Plan) -> int:
-    """In the foreground, and stopped if it is not ready in time."""
-    begun = time.monotonic()
-    with _signals.interrupting(), plan.main_lease() as main:
-        how = _how(plan, {_template.PORT: main})
-        with Server(plan.command(foreground=True, how=how), main) as server:
-            _tell_started(plan, server.ports)
-            _check.wait(server, plan, begun)
-            _tell_ready(plan, server, time.monotonic() - begun)
-            status = _foreground.see_out(
-                server.process,
-                begun,
-                _signals.hold_back(),
-                ports=server.ports.values(),
-                grace_s=plan.stop_timeout_s,
-            )
-    return status
+def _tell_ports(plan: Plan, ports: Mapping[str, int]) -> None:
+    told = "" if plan.templates() & _TELLS_IT else ", which nothing but PORT tells it"
+    _say.say(f"{plan.server[0]} gets port {_say.ports(ports)}{told}")
 
 
-def _tell_started(plan: Plan, ports: Mapping[str, int]) -> None:
+def _tell_up(plan: Plan, server: Server, ports: Mapping[str, int]) -> None:
+    """It has been executed; it is ready, if that was asked for."""
+    after_s = server.ready_after_s
     if plan.as_json:
-        _say.tell_json({"event": "started", "ports": ports})
-    elif plan.talks:
-        told = "" if _template.PORT in plan.templates() else ", which nothing but PORT tells it"
-        _say.say(f"{plan.server[0]} gets port {_say.ports(ports)}{told}")
-
-
-def _tell_ready(plan: Plan, server: Server, after_s: float) -> None:
-    if plan.as_json:
-        _say.tell_json({"event": "ready", "pid": server.process.pid, "after_s": round(after_s, 4)})
-    elif plan.talks:
+        event = {"event": "ready"} if plan.is_timed else {"event": "started", "ports": ports}
+        after = {"after_s": round(after_s, 4)} if plan.is_timed else {}
+        _say.tell_json(
+            {
+                **event,
+                "paths": server.paths,
+                "pid": server.process.pid,
+                "how": server.how,
+                "why": _say.for_the_command_line(server.why),
+                **after,
+            }
+        )
+    if plan.talks and plan.is_timed:
         _say.say(f"{plan.server[0]} is ready after {after_s:.2f} s")
+    if plan.verbose:
+        _told.how(server)
 
 
 def _tell_ended(plan: Plan, status: int) -> None:
