@@ -102,6 +102,11 @@ bench: ## measure against the peers, side by side in one run
 	@tools/venv .venvs/bench requirements-bench.lock editable $(PYTHON)
 	.venvs/bench/bin/python benchmarks/run.py $(ARGS)
 
+.PHONY: servers
+servers: env ## docs/servers.md: real servers by every means, as root and as a user (about ten minutes)
+	@benchmarks/servers/install || echo "make servers: what is missing is 'no: not installed' in the table"
+	$(BIN)/python -m benchmarks.servers $(ARGS)
+
 # --- housekeeping -------------------------------------------------------------------------------
 
 .PHONY: format
