@@ -221,7 +221,7 @@ def test_another_users_process_is_not_spoken_for() -> None:
 
 def test_an_address_that_is_taken_is_one_clear_error() -> None:
     """And an empty one, and one that is no file name."""
-    with serving() as (server, _), pytest.raises(UsageError, match="in use by another"):
+    with serving() as (server, _), pytest.raises(UsageError, match="serves at"):
         PortServer(server.address)
     for address in "", "@", "a\0b", "/nowhere/at/all":
         with pytest.raises(UsageError):
@@ -234,7 +234,17 @@ def test_a_path_is_gone_afterwards(tmp_path_factory: pytest.TempPathFactory) -> 
     with PortServer(str(path)) as server, server.in_background():
         assert int(ask(server, b"%d\n" % os.getpid())) > 0
         assert path.is_socket()
+        with pytest.raises(UsageError, match="somebody serves at"):
+            PortServer(str(path))
     assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    with pytest.raises(UsageError, match="remove the file"):
+        PortServer(str(path))
+    path.unlink()
+    path.touch()
+    with pytest.raises(UsageError, match="remove the file"):
+        PortServer(str(path))
 
 
 def test_from_the_command_line() -> None:

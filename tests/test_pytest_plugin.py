@@ -90,6 +90,41 @@ def test_nothing_is_left_after_the_session(pytester: pytest.Pytester) -> None:
     assert not [one for one in portlease.leases() if one.pid == pid]
 
 
+def test_a_failed_test_shows_what_its_servers_wrote(pytester: pytest.Pytester) -> None:
+    """A section of its own, with the server's last lines."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_it(serve):
+            source = "import os, signal, socket, sys; print('it says so', flush=True);"
+            source += "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); signal.pause()"
+            serve([sys.executable, "-c", source, "{port}"])
+            assert False
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Last output of <Server *", "it says so"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytest.ini", "[pytest]\nportlease_takeover = true\n"),
+        ("pyproject.toml", "[tool.pytest.ini_options]\nportlease_takeover = true\n"),
+        ("pyproject.toml", "[tool.pytest]\nportlease_takeover = true\n"),
+    ],
+)
+def test_takeover_in_every_kind_of_ini(pytester: pytest.Pytester, name: str, text: str) -> None:
+    """As the README writes it, in pytest's own TOML too."""
+    (pytester.path / name).write_text(text)
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["portlease takes over: *"])
+
+
 def test_worker_is_named_in_the_label(pytester: pytest.Pytester) -> None:
     """Under pytest-xdist the label begins with the worker that runs the test."""
     pytester.makepyfile(

@@ -58,6 +58,42 @@ if TYPE_CHECKING:
 # --- servers that set SO_REUSEADDR: the lease stays offered beside them ---------------------------
 
 
+@pytest.mark.parametrize(
+    ("function", "argument", "option"),
+    [
+        (portlease.serve_many, [{"a": ["true"]}], "timeout"),
+        (portlease.Service, [["true"]], "redy"),
+        (portlease.recipes.redis, [], "port"),
+        (portlease.recipes.postgresql, [], "pasword"),
+    ],
+)
+def test_an_option_that_is_misspelt_is_refused(
+    function: Callable[..., object], argument: list[object], option: str
+) -> None:
+    """Everywhere, and not taken for nothing at all."""
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        function(*argument, **{option: 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lease": 12345}, "lease=12345 is no lease"),
+        ({"lease": "udp"}, "is no lease"),
+        ({"ports": ["admin"]}, "is no mapping"),
+        ({"timeout_s": "3"}, "is no number of seconds"),
+    ],
+)
+def test_an_option_of_a_wrong_kind_is_refused(options: dict[str, Any], words: str) -> None:
+    """By one error that names it."""
+    with pytest.raises(portlease.UsageError, match=words):
+        portlease.serve(["true"], **options)
+    with pytest.raises(portlease.UsageError, match="no mapping"):
+        portlease.serve_many([["true"]])  # type: ignore[arg-type]
+    with pytest.raises(portlease.UsageError, match="args is a mapping"):
+        portlease.serve_many({"a": {"args": ["true"]}})  # type: ignore[dict-item]
+
+
 def test_python_http_server() -> None:
     """Python's http.server is served, answers, and is gone afterwards."""
     with serve(HTTP) as server:
@@ -701,6 +737,13 @@ def test_what_can_never_work(args: Any, options: dict[str, Any], words: str) -> 
     """Mistakes of the caller are told before anything is started."""
     with pytest.raises(UsageError, match=words):
         serve(args, **options)
+
+
+def test_a_unix_socket_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no AF_UNIX there, which is told before anything is started."""
+    monkeypatch.setattr("portlease._server._command.sys.platform", "win32")
+    with pytest.raises(UsageError, match="ctl cannot be a Unix socket"):
+        portlease._server._serve.command_of(["x", "{ctl}"], ports={"ctl": "unix"})
 
 
 def test_interrupted_while_it_waits() -> None:

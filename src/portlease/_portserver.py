@@ -98,12 +98,19 @@ class PortServer:
         try:
             self._listener.bind(f"\0{self.address[1:]}" if abstract else self.address)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            if error.errno != errno.EADDRINUSE:
                 raise UsageError(
-                    f"{self.address} is in use by another port server (or its file is left over); "
-                    "give another address, or use that one"
+                    f"cannot serve at {self.address}: {error.strerror or error}; give another "
+                    "address, @NAME for one without a file"
                 ) from error
-            raise UsageError(f"{self.address}: {error.strerror or error}") from error
+            if abstract or _somebody_serves_at(self.address):
+                raise UsageError(
+                    f"somebody serves at {self.address} already; use that, or give another address"
+                ) from error
+            raise UsageError(
+                f"{self.address} is there already, and nobody serves at it: remove the file, or "
+                "give another address"
+            ) from error
         if not abstract:
             stack.callback(os.unlink, self.address)
         self._listener.listen(_BACKLOG)
@@ -266,6 +273,15 @@ class PortServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _somebody_serves_at(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:  # a socket left over, or a file that is none
+            return False
+    return True
 
 
 def _owner(client: socket.socket, request: bytes) -> int:

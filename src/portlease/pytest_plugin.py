@@ -31,7 +31,7 @@ import portlease
 from portlease._own_binds import let_own_binds_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from typing import Final, Protocol
 
     from portlease import Server
@@ -54,10 +54,6 @@ if TYPE_CHECKING:
 _HOW: Final = "portlease_how"
 _TAKEOVER: Final = "portlease_takeover"
 _TAKEOVER_PLUGIN: Final = "portlease.takeover"
-_TRUTH: Final = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off", ""), False),
-}
 _HOWS: Final[tuple[How, ...]] = ("offer", "step-aside", "broker", "hand-over")
 
 
@@ -73,8 +69,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         _TAKEOVER,
         "serve other libraries' port helpers (unused_tcp_port, pick_unused_port(), ...) by leases",
-        type="string",
-        default="false",
+        type="bool",
+        default=False,
     )
 
 
@@ -97,6 +93,19 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None if how is None else f"{_HOW}: {how}"
 
 
+_SERVERS: Final = pytest.StashKey[list["Server"]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show with a test that failed what its servers wrote last."""
+    report = yield
+    if report.failed:
+        for server in item.stash.get(_SERVERS, ()):
+            report.sections.append((f"Last output of {server!r}", "\n".join(server.tail(40))))
+    return report
+
+
 def _how(config: pytest.Config) -> How | None:
     asked = str(config.getini(_HOW)).strip()
     for how in _HOWS:
@@ -111,10 +120,10 @@ def _how(config: pytest.Config) -> How | None:
 
 
 def _takes_over(config: pytest.Config) -> bool:
-    asked = str(config.getini(_TAKEOVER)).strip()
-    if asked.lower() not in _TRUTH:
-        raise pytest.UsageError(f"{_TAKEOVER} = {asked}: it is neither true nor false")
-    return _TRUTH[asked.lower()]
+    try:
+        return bool(config.getini(_TAKEOVER))
+    except (ValueError, pytest.UsageError) as error:  # which of them, depends on the version
+        raise pytest.UsageError(f"{_TAKEOVER}: {error}; say true or false") from error
 
 
 def _label(request: pytest.FixtureRequest) -> str:
@@ -171,11 +180,14 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     call does not give it.
     """
     how = _how(request.config)
+    known = request.node.stash.setdefault(_SERVERS, [])
     with contextlib.ExitStack() as servers:
 
         def serve_one(args: Any, **options: Any) -> Server:  # noqa: ANN401
             options.setdefault("label", _label(request))
             options.setdefault("how", how)
-            return servers.enter_context(portlease.serve(args, **options))
+            server = servers.enter_context(portlease.serve(args, **options))
+            known.append(server)
+            return server
 
         yield serve_one

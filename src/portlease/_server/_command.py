@@ -6,9 +6,11 @@ Pure: it starts nothing and leases nothing.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
@@ -44,6 +46,20 @@ class Options(TypedDict, total=False):
     wait_for: Iterable[str] | None
     ready: ReadyOption
     how: How | None
+
+
+def must_know(caller: str, options: Iterable[str], *kinds: type) -> None:
+    """Refuse options that none of these TypedDicts has, as Python does of those written out.
+
+    Raises:
+        TypeError: one is unknown; with the name that it may have been meant for.
+    """
+    known = sorted({name for kind in kinds for name in kind.__optional_keys__})  # type: ignore[attr-defined]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"{caller} got an unexpected keyword argument {name!r}; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +100,12 @@ class Command:
                 f"{{{min(self.fds())}}} is the descriptor of a socket that is handed over; leave "
                 f"how={self.how!r} out, or say how='hand-over'"
             )
-        for name, value in (("timeout_s", self.timeout_s), ("stop_timeout_s", self.stop_timeout_s)):
-            if math.isnan(value) or value < 0:
+        given: dict[str, object] = {
+            "timeout_s": self.timeout_s,
+            "stop_timeout_s": self.stop_timeout_s,
+        }
+        for name, value in given.items():
+            if not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
                 raise UsageError(f"{name}={value!r} is no number of seconds")
         if self.stop_signal not in signal.valid_signals():
             raise UsageError(f"stop_signal={self.stop_signal!r} is no signal that can be sent here")
@@ -104,6 +124,11 @@ class Command:
             raise UsageError(
                 "its main port, 'port', cannot be a Unix socket: that has no number to be leased; "
                 "give the socket another name"
+            )
+        if self.unix() and sys.platform == "win32":
+            raise UsageError(
+                f"{min(self.unix())} cannot be a Unix socket: Python has none on Windows; give it "
+                "the kind 'tcp'"
             )
         known = self.names() | self.unix()
         if unknown := set(self.wait_for or ()) - known:

@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from portlease._errors import UsageError
-from portlease._server._command import Command
+from portlease._server._command import Command, Options, must_know
 from portlease._server._server import Server as Server  # noqa: PLC0414 - what serve() returns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Unpack
 
     from portlease._lease import Lease
     from portlease._server._cancel import Cancel
     from portlease._server._check import ReadyOption
-    from portlease._server._command import How, Options, PortKind
+    from portlease._server._command import How, PortKind
     from portlease._server._process import StrPath
 
 
@@ -149,14 +150,20 @@ def command_of(
     Raises:
         UsageError: an argument that can never work.
     """
+    must_know("serve()", options, Options)
     if isinstance(args, str):
         raise UsageError("args is one string; give a list: shlex.split() makes one of it")
+    if isinstance(args, Mapping):
+        raise UsageError("args is a mapping; give a list: the program and its arguments")
+    ports = options.get("ports") or {}
+    if not isinstance(ports, Mapping):
+        raise UsageError(f"ports={ports!r} is no mapping; give name and kind: {{'admin': 'tcp'}}")
     host, cwd, wait_for = options.get("host"), options.get("cwd"), options.get("wait_for")
     if has_lease and host is not None:
         raise UsageError("host= is the lease's: give it to portlease.lease(), not to serve()")
     return Command(
         args=tuple(_text(f"args[{number}]", arg) for number, arg in enumerate(args)),
-        kinds=dict(options.get("ports") or {}),
+        kinds=dict(ports),
         env={name: _text(f"env[{name!r}]", at) for name, at in (options.get("env") or {}).items()},
         cwd=None if cwd is None else os.fspath(cwd),
         host=host,

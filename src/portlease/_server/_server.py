@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError, UsageError
+from portlease._lease import Lease
 from portlease._server import _check, _crash, _output, _process, _ready, _template, _warnings
 from portlease._server._attempt import Streams
 from portlease._server._cancel import Cancel
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from portlease._lease import Lease
     from portlease._server._command import Command, How
     from portlease._server._output import Found, Line
     from portlease._server._process import Killed, Process
@@ -69,6 +69,11 @@ class Server:
         cancel: Cancel | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
+        if lease is not None and not isinstance(lease, Lease):
+            raise UsageError(
+                f"lease={lease!r} is no lease: give what portlease.lease() returns, or leave it "
+                "out and one is taken (a number, as the fixture leased_port gives, is not enough)"
+            )
         self._command = command
         self._owner = os.getpid()
         self._lock = threading.RLock()

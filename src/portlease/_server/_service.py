@@ -8,20 +8,21 @@ from __future__ import annotations
 import dataclasses
 import graphlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from portlease._errors import PortleaseError, UsageError
 from portlease._server import _check, _template
+from portlease._server._command import Options, must_know
 from portlease._server._serve import command_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Final, TypeVar, Unpack
 
     from portlease._lease import Lease
     from portlease._server._check import ReadyOption
-    from portlease._server._command import Command, Options
+    from portlease._server._command import Command
     from portlease._server._process import StrPath
 
     Error = TypeVar("Error", bound=PortleaseError)
@@ -60,6 +61,7 @@ class Service:
         lease: Lease | None = None,
         **options: Unpack[Options],
     ) -> None:
+        must_know("Service()", options, Options)
         self.args = args
         self.after = _names(after)
         self.beside = _names(beside)
@@ -104,6 +106,9 @@ def members(
     Raises:
         UsageError: an argument that can never work; its text begins with the service's name.
     """
+    must_know("serve_many()", common, Options)
+    if not isinstance(services, Mapping):
+        raise UsageError("services is no mapping; give each a name: {'db': ['redis-server', ...]}")
     if not services:
         raise UsageError("there are no services; give one at least")
     found = {}

@@ -36,6 +36,7 @@ from portlease._errors import (
     UsageError,
 )
 from portlease._server import _ready
+from portlease._server._command import must_know
 from portlease._server._output import Output
 from portlease._server._process import DEVNULL, Process, limits_told
 from portlease._server._serve import serve
@@ -193,6 +194,7 @@ class RecipeServer:
     """The folder of its data and configuration; if it is a temporary one, gone with the server."""
 
     def __init__(self, settings: Settings, account: Account | None = None) -> None:
+        must_know(f"{self.recipe.name}()", settings, Settings)
         given = settings.get("home")
         self._settings = settings
         self._account = account
