@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _processes import fork, watched
-from portlease.recipes import _janitor
+from portlease._server import _janitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

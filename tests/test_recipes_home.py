@@ -27,7 +27,8 @@ import portlease
 from _need import need
 from _processes import HANG_S, fork, status, wait_for, watched
 from _recipes import die, folder_for_homes, killed, marked, nothing_is_left
-from portlease.recipes import Recipe, RecipeServer, _janitor
+from portlease._server import _janitor
+from portlease.recipes import Recipe, RecipeServer
 from portlease.recipes._account import Account, unprivileged
 from portlease.recipes._recipe import Plan, Settings
 
@@ -293,7 +294,7 @@ def _die_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             _die_in("portlease._server._serve.Server", "stop"), Stubborn, id="before the end"
         ),
-        pytest.param(_die_in("portlease.recipes._home.Home", "close"), Counting, id="in the end"),
+        pytest.param(_die_in("portlease._server._home.Home", "close"), Counting, id="in the end"),
     ],
 )
 def test_our_death_leaves_nothing(
