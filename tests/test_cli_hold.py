@@ -102,10 +102,48 @@ def test_command_has_the_port_and_its_status_passes() -> None:
     done = portlease("hold", "-n", 2, "--", *python(source), "{port}", "{x}")
     port, first, second, argument, other = done.stdout.split()
     assert done.returncode == 7
-    assert done.stderr == ""
+    assert [text for text in done.stderr.splitlines() if "was OFFERED" not in text] == []
     assert port == first == argument
     assert second != first
     assert other == "{x}"
+
+
+# Binds its port without SO_REUSEADDR, as few servers do.
+PLAIN = """\
+import os, socket
+with socket.socket() as server:
+    server.bind(("127.0.0.1", int(os.environ["PORT"])))
+    server.listen()
+"""
+
+
+def test_a_command_that_fails_beside_an_offered_lease_gets_a_hint() -> None:
+    """Its own words are "Address already in use" alone; the remedy that is named does help."""
+    need.capability("subreaper")
+    done = portlease("hold", "--", *python(PLAIN))
+    assert done.returncode == 1
+    assert "was OFFERED (how: offer): only a server that sets SO_REUSEADDR" in done.stderr
+    assert "--how step-aside" in done.stderr.splitlines()[-1]
+    done = portlease("hold", "--how", "step-aside", "--", *python(PLAIN))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "OFFERED" not in portlease("hold", "--how", "step-aside", "--", "false").stderr
+
+
+def test_a_command_that_was_told_to_end_gets_none() -> None:
+    """Whoever ends it knows why it ended."""
+    with started(
+        "hold", "--", *python("import signal; print(1, flush=True); signal.pause()")
+    ) as it:
+        line(it)
+        assert end(it, signal.SIGTERM) == (128 + signal.SIGTERM, "", "")
+
+
+def test_a_command_line_in_one_argument() -> None:
+    """Not "install it": the words are to be written apart."""
+    done = portlease("hold", "--", "echo {port}")
+    assert (done.returncode, done.stdout) == (127, "")
+    assert "'echo {port}' is one argument with blanks" in done.stderr
+    assert "write the words apart: echo {port}" in done.stderr
 
 
 def test_command_runs_while_the_lease_is_held() -> None:

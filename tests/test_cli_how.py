@@ -232,6 +232,31 @@ def test_a_server_that_takes_no_socket_gets_a_hint() -> None:
     assert "--how offer" in done.stderr
 
 
+def test_alone_a_server_that_takes_no_socket_gets_the_same_hint() -> None:
+    """The state of the lease, the means and the remedy in one line, behind the server's own."""
+    redis = need.program("redis-server")
+    done = portlease("run", "--how", "hand-over", "--", redis, "--port", "{port}", "--save", "")
+    assert done.returncode == 1
+    (told,) = done.stderr.splitlines()
+    assert "was HELD (how: hand-over): it is handed its sockets by LISTEN_FDS" in told
+    assert told.endswith("; if it takes no socket, leave --how out, or say --how offer")
+
+
+def test_alone_a_server_that_cannot_bind_beside_an_offer_gets_a_hint() -> None:
+    """It sets no SO_REUSEADDR; the remedy that is named does help."""
+    source = """\
+import os, socket
+with socket.socket() as server:
+    server.bind(("127.0.0.1", int(os.environ["PORT"])))
+"""
+    done = portlease("run", "--how", "offer", "--", *python(source))
+    assert done.returncode == 1
+    told = done.stderr.splitlines()[-1]
+    assert "was OFFERED (how: offer): only a server that sets SO_REUSEADDR" in told
+    assert "leave --how out, or say --how step-aside" in told
+    assert portlease("run", "--", *python(source)).returncode == 0
+
+
 # --- Unix sockets ---------------------------------------------------------------------------------
 
 # Serves one client on a Unix socket: by its path, or by its descriptor.

@@ -16,7 +16,7 @@ import pytest
 import portlease as library
 from _cli import CTRL_C, Terminal, end, line, portlease, python, started
 from _need import need
-from _processes import watched
+from _processes import wait_for, watched
 
 SHOW = python("import os, sys; print(os.environ['REDIS_URL'], *sys.argv[1:])")
 
@@ -70,6 +70,24 @@ def test_without_a_command_it_prints_the_url_and_runs_until_a_signal() -> None:
         assert ping(port) == b"+PONG\r\n"
         assert end(run, signal.SIGTERM) == (143, "", "")
     assert library.who(port).free
+
+
+def test_interrupted_before_it_answers(tmp_path: Path) -> None:
+    """What was waited for is told; here, a server that never listens."""
+    told, program = tmp_path / "started", tmp_path / "redis-server"
+    program.write_text(
+        f"#!{sys.executable}\nimport signal; open({str(told)!r}, 'w').close(); signal.pause()\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    with started("recipe", "redis", env={"PATH": path}) as run:
+        wait_for(told.exists)
+        assert end(run, signal.SIGTERM) == (
+            143,
+            "",
+            "portlease: recipe redis was not ready yet; still waited for its first answer\n",
+        )
 
 
 def test_it_runs_until_standard_input_ends() -> None:

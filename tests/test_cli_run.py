@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -391,8 +392,10 @@ def test_interrupted_while_it_starts() -> None:
         started("run", "--timeout", "60", "--", *python(SIGNALLED), "SIGUSR1") as run,
         watched([int(line(run))]) as all_ended,
     ):
-        assert end(run, signal.SIGTERM)[0] == 143
+        status, _, err = end(run, signal.SIGTERM)
         assert all_ended() == []
+    assert status == 143
+    assert re.search(r"was not ready yet; still waited for (port \d+|its start)", err), err
 
 
 def test_quiet_in_a_pipe_without_being_told() -> None:
@@ -408,6 +411,36 @@ def test_hints_for_who_asks() -> None:
     assert "say --port admin" in told
     assert "nothing but PORT tells it" in told
     assert "nothing but PORT" not in portlease("run", "-v", "--", *python(""), "{port}").stderr
+
+
+def test_a_misspelt_template_is_told_when_it_fails() -> None:
+    """Not only with --verbose; and not at all if nothing failed."""
+    failed = portlease("run", "--", *python("exit(3)"), "{prt}")
+    assert failed.returncode == 3
+    assert failed.stderr == (
+        "portlease: {prt} stays as it is; did you mean {port}? if it is to be a port, say --port "
+        "prt\n"
+    )
+    assert portlease("run", "-v", "--", *python("exit(3)"), "{prt}").stderr.count("{prt}") == 1
+    assert portlease("run", "--", *python(""), "{prt}").stderr == ""
+
+
+def test_a_command_line_in_one_argument() -> None:
+    """Not "install it": the words are to be written apart; before anything is started."""
+    for words in (["true {port}"], ["true {port}", "--then", "true"], ["true", "--then", "a {b}"]):
+        done = portlease("run", "--", *words)
+        assert (done.returncode, done.stdout) == (127, "")
+        assert "is one argument with blanks" in done.stderr
+        assert "write the words apart: " in done.stderr
+
+
+def test_a_program_may_have_blanks_in_its_name(tmp_path: Path) -> None:
+    """One that is there is run."""
+    program = tmp_path / "my server"
+    program.write_text("#!/bin/sh\necho found\n", encoding="ascii")
+    program.chmod(0o755)
+    done = portlease("run", "--", program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "found\n", "")
 
 
 def test_arguments_that_are_no_text_pass() -> None:

@@ -69,7 +69,12 @@ def test_ctrl_c_reaches_the_command_once() -> None:
 
 def test_ctrl_c_ends_a_command_that_does_nothing_about_it() -> None:
     """Status 130, without a traceback of ours."""
-    with Terminal(["run", "--", "sh", "-c", "echo ready; sleep 60"]) as terminal:
+    # No shell: `echo ready; sleep 60` may miss a SIGINT right after its echo (dash, also alone).
+    wait = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "print('ready', flush=True); signal.pause()"
+    )
+    with Terminal(["run", "--", *python(wait)]) as terminal:
         terminal.expect("ready")
         terminal.type(CTRL_C)
         code, seen = terminal.exit_status()

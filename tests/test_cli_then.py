@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -365,14 +366,40 @@ def test_interrupted_before_the_server_is_ready(tmp_path: Path) -> None:
     """SIGINT while it starts: it is stopped, no client is run, status 130."""
     told = tmp_path / "pid"
     serve = python(
-        f"import os, signal; open({str(told)!r}, 'w').write(f'{{os.getpid()}}.'); signal.pause()"
+        "import os, signal; print('a look at the disk', flush=True); "
+        f"open({str(told)!r}, 'w').write(f'{{os.getpid()}}.'); signal.pause()"
     )
-    with started("run", "--", *serve, "--then", "echo", "never") as run:
+    with started("run", "--", *serve, "{prt}", "--then", "echo", "never") as run:
         wait_for(lambda: told.exists() and told.read_text().endswith("."))
         with watched([int(told.read_text()[:-1])]) as all_ended:
-            status, out, _ = end(run, signal.SIGINT)
+            status, out, err = end(run, signal.SIGINT)
             assert all_ended() == []
     assert (status, out) == (130, "")
+    waited, whose, said, hint = err.splitlines()
+    # What is waited for first is that it has been started, which it may know sooner than we.
+    assert re.search(r"was not ready yet; still waited for (port \d+ to listen|its start)$", waited)
+    assert whose.startswith("portlease: the last output of ")
+    assert said.strip() == "a look at the disk"
+    assert "did you mean {port}?" in hint
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("whose", ["server", "client"])
+def test_a_misspelt_template_is_told_when_something_fails(whose: str, n: int) -> None:
+    """The server's or the client's, also without --verbose."""
+    fails, passes = (*python("exit(3)"), "{prt}"), python("")
+    server, client = (fails, passes) if whose == "server" else (HTTP, fails)
+    done = portlease("run", "-n", n, "--", *server, "--then", *client)
+    assert done.returncode == 3
+    assert done.stderr.count("{prt} stays as it is; did you mean {port}? ") == 1
+
+
+def test_a_server_that_is_done_before_it_listened_is_status_125() -> None:
+    """There is no status of its own to pass on; `run --help` says so."""
+    done = portlease("run", "--", "true", "{port}", "--then", "true")
+    assert done.returncode == 125
+    told = " ".join(portlease("run", "--help").stdout.split())
+    assert "125 no port, or the server ended with 0 before it was ready." in told
 
 
 def test_a_server_that_ends_with_its_standard_input_is_served() -> None:

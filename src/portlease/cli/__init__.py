@@ -63,6 +63,22 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101 - each of our modules has one
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the name that a misspelt one may have been meant for."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            name = args[0]
+            if name.startswith("-"):
+                raise
+            import difflib
+
+            near = difflib.get_close_matches(name, _COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
+            raise click.UsageError(f"no such command {name!r}; {hint}", ctx) from None
+
 
 @click.group(
     cls=_Commands,

@@ -16,7 +16,7 @@ from portlease._server._process import Process
 from portlease.cli import _say, _signals, _status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Final
 
 STOP_TIMEOUT_S: Final = 5.0
@@ -30,6 +30,7 @@ def run(
     *,
     ports: Collection[int] = (),
     grace_s: float = STOP_TIMEOUT_S,
+    if_failed: Iterable[str] = (),
 ) -> int:
     """Run a command in the foreground; call it within ``interrupting()``.
 
@@ -38,6 +39,7 @@ def run(
         env: its whole environment.
         ports: those that a daemon which it leaves behind may serve.
         grace_s: seconds that what it leaves behind has to end when asked.
+        if_failed: what is to be said if it ends with another status than 0, untold.
 
     Returns:
         The exit status that passes its own on.
@@ -53,16 +55,17 @@ def run(
     except BaseException:
         _signals.let_go(before)
         raise
-    return see_out(process, begun, before, ports=ports, grace_s=grace_s)
+    return see_out(process, begun, before, ports=ports, grace_s=grace_s, if_failed=if_failed)
 
 
-def see_out(
+def see_out(  # noqa: PLR0913 - the process, and the options of run()
     process: Process,
     begun: float,
     before: set[int],
     *,
     ports: Collection[int],
     grace_s: float = STOP_TIMEOUT_S,
+    if_failed: Iterable[str] = (),
 ) -> int:
     """Stay with a process that runs in the foreground until it ends; see `run`.
 
@@ -80,6 +83,9 @@ def see_out(
         _end(process, _signals.SIGTERM, grace_s)
         raise
     _end(process, _signals.SIGTERM, grace_s)
+    if returncode != 0 and not told_to_end:
+        for hint in if_failed:
+            _say.say(hint)
     return _status.of_returncode(returncode)
 
 

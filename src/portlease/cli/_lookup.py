@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 from typing import TYPE_CHECKING
 
+from portlease._errors import ServerStartError
 from portlease._server import _process
 from portlease._server._process import Launch
 
@@ -35,6 +37,14 @@ def must_be_there(argv: Sequence[str], env: Mapping[str, str]) -> None:
     if os.path.dirname(program) == "":
         places = [os.path.join(directory, program) for directory in path.split(os.pathsep)]
     code = errno.EACCES if any(map(os.path.exists, places)) else errno.ENOENT
+    if code == errno.ENOENT and _has_blanks(program):
+        raise ServerStartError(
+            f"{shlex.quote(program)} is one argument with blanks, and no command is called so; "
+            f"write the words apart: {program}",
+            argv=tuple(argv),
+            errno=code,
+            output="",
+        )
     launch = Launch(
         argv=tuple(argv),
         env=dict(env),
@@ -45,3 +55,17 @@ def must_be_there(argv: Sequence[str], env: Mapping[str, str]) -> None:
         mode="inherit",
     )
     raise _process.start_error(launch, "exec", code, program)
+
+
+def must_be_apart(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Notice a whole command line that was given as one argument; see :func:`must_be_there`.
+
+    Raises:
+        ServerStartError: its first word has blanks, and is no command.
+    """
+    if _has_blanks(argv[0]):
+        must_be_there(argv, env)
+
+
+def _has_blanks(program: str) -> bool:
+    return any(map(str.isspace, program))

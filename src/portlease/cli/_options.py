@@ -26,6 +26,18 @@ else:
     Numbers = Text = Pair = click.ParamType
 
 
+class WholeNumber(click.IntRange):
+    """As click's, which would call it an "integer range"."""
+
+    name = "whole number"
+
+
+class Seconds(click.FloatRange):
+    """As click's, which would call it a "float range"."""
+
+    name = "number of seconds"
+
+
 class PortNumber(click.IntRange):
     """A port number, completed from the live leases."""
 
@@ -146,7 +158,7 @@ def a_number(ctx: click.Context, param: click.Parameter, value: float | None) ->
 def count(what: str) -> Option[Any]:
     """``-n N``."""
     return click.option(
-        "-n", "n", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help=what
+        "-n", "n", type=WholeNumber(min=1), default=1, show_default=True, metavar="N", help=what
     )
 
 

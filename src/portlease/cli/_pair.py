@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError
 from portlease._server import _ready
-from portlease._server._server import Server
 from portlease.cli import _foreground, _say, _signals, _status, _told
+from portlease.cli._started import StartedServer
 from portlease.cli._waiting import Waiting
 
 if TYPE_CHECKING:
     from typing import Final
 
     from portlease import Lease
+    from portlease._server._server import Server
     from portlease.cli._plan import Plan
 
 _LAST_WORDS_S: Final = 0.1
@@ -50,7 +51,7 @@ def run(plan: Plan) -> int:
 def _start(plan: Plan, main: Lease) -> Server:
     command = plan.command()
     with Waiting(command.program, shown=not plan.quiet) as waiting:
-        return Server(command, main, tell=waiting.tell)
+        return StartedServer(plan, command, main, tell=waiting.tell)
 
 
 def _tell_of_sockets(server: Server) -> None:

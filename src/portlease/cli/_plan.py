@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,19 @@ class Plan:
         """Those that stay as they are: of no port, and of no socket that is handed over."""
         known = {*self.kinds, _template.HOST}
         return {n for n in self.templates() if (_template.port_of_fd(n) or n) not in known}
+
+    def hints(self) -> list[str]:
+        """What is to be said of those: one may be misspelt."""
+        known = [*self.kinds, _template.HOST, _template.FD]
+        found = []
+        for name in sorted(self.unknown()):
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {{{near[0]}}}? " if near else ""
+            further = _template.port_of_fd(name) or name
+            found.append(
+                f"{{{name}}} stays as it is; {meant}if it is to be a port, say --port {further}"
+            )
+        return found
 
     @property
     def is_timed(self) -> bool:

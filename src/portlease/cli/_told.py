@@ -22,6 +22,12 @@ def means(one: How, why: str, whose: str = "") -> None:
     _say.say(f"{whose}how: {one}, because {_say.for_the_command_line(why)}")
 
 
+def hints(plan: Plan) -> None:
+    """Something failed: tell of names that no port has, unless --verbose has done so before."""
+    for hint in () if plan.verbose else plan.hints():
+        _say.say(hint)
+
+
 def troubles(plan: Plan, server: Server, whose: str = "") -> None:
     """With --verbose, tell what the broker had to leave to the kernel."""
     if plan.verbose:

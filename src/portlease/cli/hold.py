@@ -12,7 +12,7 @@ from portlease import _states
 from portlease._errors import UsageError
 from portlease._server import _command
 from portlease._server._attempt import prepare
-from portlease.cli import _foreground, _leases, _options, _say, _signals, _status, _until
+from portlease.cli import _foreground, _leases, _lookup, _options, _say, _signals, _status, _until
 
 if TYPE_CHECKING:
     from portlease import LeaseGroup
@@ -52,7 +52,7 @@ Exit status: the command's; 0 after --pid or the end of standard input; 128+N by
 @_options.where
 @_options.label
 @_options.how
-@click.option("--pid", type=click.IntRange(min=1), metavar="PID", help="End when PID does.")
+@click.option("--pid", type=_options.WholeNumber(min=1), metavar="PID", help="End when PID does.")
 @_options.as_json
 @click.argument("words", metavar="[-- COMMAND ARGS...]", nargs=-1, type=click.UNPROCESSED)
 def command(  # noqa: PLR0913 - its options
@@ -110,7 +110,19 @@ def _run(words: tuple[str, ...], leases: LeaseGroup) -> int:
     )
     argv, env = asked.filled({"port": leases.ports[0]}, asked.bind_host(leases[0].host))
     env["PORTS"] = " ".join(map(str, leases.ports))
-    return _foreground.run(argv, env)
+    _lookup.must_be_apart(words, env)
+    return _foreground.run(argv, env, if_failed=_of_the_lease(leases))
+
+
+def _of_the_lease(leases: LeaseGroup) -> list[str]:
+    """Why a server may have failed to bind its port: nobody sees what it writes."""
+    if leases[0].state is not _states.OFFERED:
+        return []
+    text = (
+        f"the lease of port {leases.ports[0]} was OFFERED (how: offer): only a server that sets "
+        "SO_REUSEADDR binds beside it; if it does not, say --how step-aside"
+    )
+    return [text]
 
 
 def _tell(leases: LeaseGroup, *, as_json: bool) -> None:

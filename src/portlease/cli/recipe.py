@@ -112,7 +112,7 @@ def _function(name: str) -> Callable[..., RecipeServer]:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0),
+    type=_options.Seconds(min=0),
     callback=_options.a_number,
     default=TIMEOUT_S,
     show_default=True,
@@ -191,7 +191,11 @@ def _start(
     with _signals.interrupting():
         with Waiting(name, shown=talks) as waiting:
             waiting.tell("its first answer")
-            running = begin(**settings)
+            try:
+                running = begin(**settings)
+            except _signals.Interrupted:
+                _say.say(f"recipe {name} was not ready yet; still waited for its first answer")
+                raise
         with running:
             if words:
                 return _run(running, words, talks=talks, as_json=as_json)

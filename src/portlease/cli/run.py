@@ -11,15 +11,16 @@ import click
 
 from portlease._errors import PortleaseError, UsageError
 from portlease._server import _check, _template
-from portlease._server._server import Server
 from portlease.cli import _foreground, _lookup, _options, _pair, _say, _signals, _status, _told
 from portlease.cli._plan import TIMEOUT_S, Plan
+from portlease.cli._started import StartedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portlease._server._check import Ready
     from portlease._server._command import How, PortKind
+    from portlease._server._server import Server
 
 _THEN = "--then"
 _TELLS_IT = {_template.PORT, _template.FD}
@@ -69,7 +70,8 @@ output and errors in it; otherwise a line for each event on standard error.
 
 \b
 Exit status: the command's, or the client's; 128+N if signal N ended it;
-  124 not ready in time, 125 no port, 126 cannot be executed, 127 not found.
+  124 not ready in time, 126 cannot be executed, 127 not found, 125 no port,
+  or the server ended with 0 before it was ready.
 """
 
 
@@ -148,7 +150,7 @@ class _Run(click.Command):
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0),
+    type=_options.Seconds(min=0),
     callback=_options.a_number,
     metavar="S",
     help=f"Seconds until it must be ready; {TIMEOUT_S:g} by default. Alone, it must be ready at "
@@ -164,7 +166,7 @@ class _Run(click.Command):
 @click.option(
     "--stop-timeout",
     "stop_timeout_s",
-    type=click.FloatRange(min=0),
+    type=_options.Seconds(min=0),
     callback=_options.a_number,
     default=_foreground.STOP_TIMEOUT_S,
     show_default=True,
@@ -241,26 +243,41 @@ def command(  # noqa: PLR0913 - its options
 def _run(plan: Plan) -> int:
     # What can never work is found out before anything is started.
     plan.command(foreground=plan.n == 1 and not plan.client)
+    for given in filter(None, (plan.server, plan.client)):
+        _lookup.must_be_apart(given, plan.filled(given)[1])
     for words in (plan.client, *(one for one in plan.ready if isinstance(one, (list, tuple)))):
         if words and not _template.names_in(words[:1]):
             _lookup.must_be_there(*plan.filled(tuple(words)))
-    for name in sorted(plan.unknown()) if plan.verbose else ():
-        _say.say(f"{{{name}}} stays as it is; if it is to be a port, say --port {name}")
+    for hint in plan.hints() if plan.verbose else ():
+        _say.say(hint)
     if plan.n > 1 or (plan.as_json and plan.client):
         from portlease.cli import _many
 
-        return _many.run(plan)
+        return _hinted(plan, _many.run)
     if plan.client:
-        return _pair.run(plan)
+        return _hinted(plan, _pair.run)
     try:
         status = _alone(plan)
     except _signals.Interrupted as interrupted:
         _tell_ended(plan, _status.of_signal(interrupted.signal))
         raise
     except PortleaseError as error:
+        _told.hints(plan)
         _tell_ended(plan, _status.of_error(error))
         raise
     _tell_ended(plan, status)
+    return status
+
+
+def _hinted(plan: Plan, run: Callable[[Plan], int]) -> int:
+    """Run it, and say what may be wrong with the templates if it fails."""
+    try:
+        status = run(plan)
+    except PortleaseError:
+        _told.hints(plan)
+        raise
+    if status not in {_status.OK, _status.of_signal(_status.SIGINT)}:
+        _told.hints(plan)
     return status
 
 
@@ -330,7 +347,7 @@ def _alone(plan: Plan) -> int:
         # for is not the command's alone.
         before = None if plan.is_timed else _signals.hold_back()
         try:
-            server = Server(plan.command(foreground=True), leases=leases)
+            server = StartedServer(plan, plan.command(foreground=True), leases=leases)
         except BaseException:
             if before is not None:
                 _signals.let_go(before)
@@ -343,16 +360,33 @@ def _alone(plan: Plan) -> int:
                 _signals.hold_back() if before is None else before,
                 ports=numbers.values(),
                 grace_s=plan.stop_timeout_s,
+                if_failed=[*_of_the_lease(plan, server), *(() if plan.verbose else plan.hints())],
             )
         finally:
             server._shut()  # whom it took SIGKILL to end is told
         _told.troubles(plan, server)
-    if status != _status.OK and plan.how is None and server.how == "offer":
-        _say.say(
-            "there was no port outside the ephemeral range, so the lease stayed beside the "
-            "command; if it could not bind its port, try --how step-aside"
-        )
     return status
+
+
+def _of_the_lease(plan: Plan, server: Server) -> list[str]:
+    """Why it may have failed to bind its port: nobody sees what it writes."""
+    was = f"the lease of port {server.lease.port} was {server.lease.state} (how: {server.how})"
+    if server.how == "offer" and plan.how is None:
+        was += (
+            ", since there was no port outside the ephemeral range; if it could not bind its "
+            "port, try --how step-aside"
+        )
+    elif server.how == "offer":
+        was += (
+            ": only a server that sets SO_REUSEADDR binds beside it; if it does not, leave --how "
+            "out, or say --how step-aside"
+        )
+    elif server.how == "hand-over" and plan.how is not None:
+        why = _say.for_the_command_line(server.why)
+        was += f": {why}; if it takes no socket, leave --how out, or say --how offer"
+    else:
+        return []
+    return [was]
 
 
 def _tell_ports(plan: Plan, ports: Mapping[str, int]) -> None:
