@@ -191,7 +191,10 @@ def _say(text: str) -> None:
 
 
 def _write(base: Path, figures: dict[str, Any], text: str) -> None:
-    for path, content in ((_PAGE, text), (_RESULTS, json.dumps(figures, indent=1) + "\n")):
+    kept = json.dumps(figures, indent=1) + "\n"
+    # Tracebacks in it name where this machine keeps its Python, which is nobody's business.
+    kept = kept.replace(f"{sys.base_prefix}/", "")
+    for path, content in ((_PAGE, text), (_RESULTS, kept)):
         file = base / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
