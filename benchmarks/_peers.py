@@ -135,13 +135,18 @@ def portserver() -> Iterator[str | None]:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         try:
-            _await_server(server, "\0" + address[1:])
+            await_server(server, "\0" + address[1:])
             yield address
         finally:
             server.terminate()
 
 
-def _await_server(server: subprocess.Popen[bytes], address: str) -> None:
+def await_server(server: subprocess.Popen[bytes], address: str) -> None:
+    """Return once *server* listens on the Unix socket *address*.
+
+    Raises:
+        ConnectionRefusedError: it never did.
+    """
     give_up = time.monotonic() + _START_S
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

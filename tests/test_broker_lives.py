@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import marshal
 import os
 import signal
 import socket
@@ -15,13 +16,19 @@ from pathlib import Path
 import pytest
 
 import portlease
-from _brokered import brokered, need_broker, python, refused, wait_until
+from _brokered import UDP, brokered, holds_of, need_broker, python, refused, wait_until
 from _need import need
 from _processes import HANG_S, status, wait_for, watched
-from portlease._errors import ServerError
+from _serving import HTTP, get
+from portlease._errors import ServerError, ServerStartError
+from portlease._server import _keeper
+from portlease._server._process import Process
 
 if sys.platform != "linux":
     pytest.skip("the broker is Linux's", allow_module_level=True)
+
+from portlease._server import _process_linux
+from portlease._server._process_linux import KeptProcess
 
 
 @pytest.fixture(autouse=True)
@@ -41,77 +48,196 @@ def script(source: str, *arguments: str) -> list[str]:
 # --- deaths -------------------------------------------------------------------------------------
 
 
-def test_the_keepers_death_hangs_nothing(tmp_path: Path) -> None:
-    """The main process is killed by the kernel; what survives is told ENOSYS at once."""
-    answer = tmp_path / "answer"
-    # A daemon, which the kernel does not kill with its keeper; it binds when that has ended.
-    source = """
-        keeper = os.getppid()
-        if os.fork() == 0:
-            os.setsid()
-            gone = os.pidfd_open(keeper)
-            import select
-            select.select([gone], [], [])
-            def told(function, *arguments):
-                try:
-                    function(*arguments)
-                except OSError as error:
-                    return error.errno
-                return 0
-            one, other = socket.socket(), socket.socket()
-            codes = [told(one.bind, ("127.0.0.1", int(sys.argv[1]))), told(one.listen)]
-            codes += [told(other.bind, ("127.0.0.1", 0)), told(other.connect, ("127.0.0.1", 1))]
-            with open(sys.argv[2] + ".part", "w") as file:
-                file.write(repr(codes))
-            os.rename(sys.argv[2] + ".part", sys.argv[2])
-            os._exit(0)
-        print("up", flush=True)
-        signal.pause()
-    """
-    with portlease.lease(offer=False) as lease, contextlib.ExitStack() as stack:
-        told = stack.enter_context(brokered(python(source, str(answer)), leased=lease))
-        told.wait_for("up")
-        (daemon,) = [pid for pid in told.process.tree() if pid != told.process.pid]
-        with watched([daemon]) as all_gone:
-            os.kill(int(status(told.process.pid, "PPid")), signal.SIGKILL)
-            assert all_gone() == []
-        assert told.process.wait(HANG_S) == -signal.SIGKILL
-        expected = [errno.ENOSYS, errno.ENOSYS, errno.ENOSYS, errno.ECONNREFUSED]
-        assert answer.read_text(encoding="ascii") == repr(expected)
+def keeper_of(process: Process) -> int:
+    """The process that answers for it: the parent of its command."""
+    return int(status(process.pid, "PPid"))
+
+
+def kill_keeper(process: Process) -> None:
+    """Kill it, and wait until its deputy has taken its place."""
+    with watched([keeper_of(process)]) as gone:
+        os.kill(keeper_of(process), signal.SIGKILL)
+        assert gone() == []
+    while not process.ended:  # a look, which may bring the news
+        if process.lost is not None:
+            return
+        process.wait_for_news(HANG_S)
+    pytest.fail("its deputy has ended it")
+
+
+# Answers each line with the errnos of a bind of the leased port, and of another.
+BINDER = """
+    server = socket.create_server(("127.0.0.1", port))
+    def told(function, *arguments):
+        try:
+            function(*arguments)
+        except OSError as error:
+            return error.errno
+        return 0
+    if os.fork() == 0:
+        os.setsid()
+    print("up", flush=True)
+    threading.Thread(target=lambda: [server.accept() for _ in iter(int, 1)], daemon=True).start()
+    while True:
+        with open(0, closefd=False) as lines:
+            lines.readline()
+        for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+            with socket.socket(type=kind) as one, socket.socket(type=kind) as other:
+                print("told", told(one.bind, ("127.0.0.1", port)),
+                      told(other.bind, ("127.0.0.1", 0)), flush=True)
+"""
+
+
+def test_the_keepers_death_kills_nothing() -> None:
+    """The server goes on; every bind in the tree is told ENOSYS at once, in a daemon too."""
+    reader, writer = os.pipe()
+    with (
+        os.fdopen(reader, "rb"),
+        os.fdopen(writer, "wb", 0) as ask,
+        portlease.lease("both", offer=False) as lease,
+        brokered(python(BINDER), leased=lease, stdin=reader, troubles=True) as told,
+    ):
+        process = told.process
+        wait_until(told, "tcp listen")
+        wait_for(lambda: told.said().count("up") == 2)
+        tree = process.tree()
+        assert len(tree) == 2
+        kill_keeper(process)
+        assert "ENOSYS" in str(process.lost)
+        assert process.broker_troubles == [process.lost]
+        assert (process.returncode, process.tree()) == (None, tree)
+        socket.create_connection(("127.0.0.1", lease.port)).close()
+        ask.write(b"\n")
+        wait_for(lambda: told.said().count("told") == 2)
+        ask.write(b"\n")  # whoever reads it: the server or the daemon
+        wait_for(lambda: told.said().count("told") == 4)
+        assert told.said().count(f"told {errno.ENOSYS} {errno.ENOSYS}") == 4
         assert refused(lease.port)
-        with pytest.raises(ServerError, match="keeper"):
-            stack.close()
+        assert refused(lease.port, UDP)
+        with watched(tree) as all_gone:  # as exactly as ever
+            assert process.stop() == ()
+            assert all_gone() == []
+        assert process.wait() == -signal.SIGTERM
+
+
+def test_a_server_whose_keeper_was_killed_goes_on() -> None:
+    """It is told once, with what does not work any more; a restart gives it a broker again."""
+    with portlease.serve(HTTP, how="broker") as server:
+        kill_keeper(server.process)
+        with pytest.warns(portlease.HowWarning, match=r"keeper was killed.*ENOSYS.*restart\(\)"):
+            url = server.url()
+        assert server.url() == url  # and no second warning
+        assert get(server) == b"HTTP/1.0 200 OK"
+        assert server.lease.state == "HELD"
+        server.restart()
+        assert get(server) == b"HTTP/1.0 200 OK"
+        assert server.process.lost is None
+        assert keeper_of(server.process) != 1
 
 
 def test_a_call_that_waits_when_the_keeper_dies_returns() -> None:
     """Not even the bind that the keeper is just about to answer hangs."""
     source = """
-        if os.fork() == 0:
-            os.setsid()
-            print(os.getpid(), flush=True)
-            try:
-                while True:
-                    with socket.socket() as one:
-                        one.bind(("127.0.0.1", port))
-            except OSError as error:
-                print(error.errno, flush=True)
-            os._exit(0)
-        signal.pause()
+        try:
+            while True:
+                with socket.socket() as one:
+                    one.bind(("127.0.0.1", port))
+        except OSError as error:
+            print(error.errno, flush=True)
+        sys.exit(7)
     """
-    with portlease.lease(offer=False) as lease, contextlib.ExitStack() as stack:
-        told = stack.enter_context(brokered(python(source), leased=lease))
-        told.wait_for("\n")
+    with (
+        portlease.lease(offer=False) as lease,
+        brokered(python(source), leased=lease, troubles=True) as told,
+    ):
         wait_until(told, "tcp bind")
-        daemon = int(told.said())
-        keeper = int(status(told.process.pid, "PPid"))
-        with watched([daemon]) as all_gone:
-            os.kill(keeper, signal.SIGSTOP)  # now it waits, and nobody answers
-            wait_for(lambda: status(daemon, "State").startswith("S") or True)
+        pid, keeper = told.process.pid, keeper_of(told.process)
+        os.kill(keeper, signal.SIGSTOP)  # now it waits, and nobody answers
+        wait_for(lambda: "seccomp" in Path(f"/proc/{pid}/wchan").read_text() or not _can_see(pid))
+        os.kill(keeper, signal.SIGKILL)
+        assert told.process.wait(HANG_S) == 7
+        assert told.end() == f"{errno.ENOSYS}\n"
+        # Killed in the midst of a call, it may have left the hold open.
+        assert refused(lease.port, reuse=True)
+
+
+def _can_see(pid: int) -> bool:
+    return Path(f"/proc/{pid}/wchan").read_text() not in {"", "0"}
+
+
+def test_the_deputy_of_a_keeper() -> None:
+    """Its death changes nothing. When both are killed the server is ended, and it is told."""
+    source = "server = socket.create_server(('', port)); print('up', flush=True); signal.pause()"
+    with contextlib.ExitStack() as stack:
+        told = stack.enter_context(brokered(python(source)))
+        process = told.process
+        assert isinstance(process, KeptProcess)
+        told.wait_for("up")
+        keeper, deputy = keeper_of(process), process._popen.pid
+        assert int(status(keeper, "PPid")) == deputy
+        assert os.getpgid(keeper) != os.getpgid(deputy)
+        with watched([deputy]) as gone:
+            os.kill(deputy, signal.SIGKILL)
+            wait_for(lambda: status(deputy, "State").startswith("Z"))
+            del gone
+        process.send_signal(0)
+        assert process.tree() == [process.pid]
+        socket.create_connection(("127.0.0.1", told.port)).close()
+        with watched([process.pid]) as gone:
             os.kill(keeper, signal.SIGKILL)
-            assert all_gone() == []
-        assert told.said().split()[1:] == [str(errno.ENOSYS)]
-        with pytest.raises(ServerError, match="keeper"):
+            assert process.wait(HANG_S) == -signal.SIGKILL
+            assert gone() == []
+        with pytest.raises(ServerError, match=r"keeper .* was ended by signal 9"):
             stack.close()
+
+
+def test_sigterm_to_the_deputy_ends_the_tree() -> None:
+    """As to any keeper: who sees the one process only means the other."""
+    with brokered(python("print('up', flush=True); signal.pause()")) as told:
+        told.wait_for("up")
+        assert isinstance(told.process, KeptProcess)
+        os.kill(told.process._popen.pid, signal.SIGTERM)
+        assert told.process.wait(HANG_S) == -signal.SIGTERM
+        told.end()
+
+
+@pytest.mark.parametrize("first", ["keeper", "us"])
+def test_the_keepers_death_and_ours_end_the_tree(first: str) -> None:
+    """By SIGKILL both, in either order: a daemon is ended too, and the port is free."""
+    source = """
+        daemon = "server = socket.create_server(('', port))\\nif os.fork() == 0: os.setsid()\\n"
+        daemon += "signal.signal(signal.SIGTERM, signal.SIG_IGN)\\n"  # so none of it is too quick
+        with brokered(python(daemon + "print('up', flush=True)\\nsignal.pause()")) as told:
+            told.wait_for("up\\nup\\n")
+            keeper = told.process._keeper_pid
+            print(told.port, keeper, *told.process.tree(), flush=True)
+            for pid in (keeper, os.getpid())[:: 1 if sys.argv[1] == "keeper" else -1]:
+                os.kill(pid, signal.SIGKILL)
+    """
+    with subprocess.Popen(script(source, first), stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        port, keeper, *tree = map(int, parent.stdout.readline().split())
+        assert len(tree) == 2
+        with watched(tree) as all_gone:
+            if first == "us":
+                os.kill(keeper, signal.SIGKILL)
+            assert all_gone() == []
+        assert parent.wait() == -signal.SIGKILL
+    wait_for(lambda: not refused(port))
+
+
+def test_a_keeper_that_is_killed_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any moment before the server runs: an error, at once, and nothing is left."""
+    source = Path(_keeper.__file__).read_text(encoding="utf-8")
+    for place in ("broker = self._make_broker(request) if", "self._poll.register(reader, select"):
+        assert source.count(place) == 1
+        code = source.replace(place, f"posix.kill(posix.getpid(), 9 * bool(self._legacy)); {place}")
+        marshalled = marshal.dumps(compile(code, "keeper", "exec"))
+        monkeypatch.setitem(_process_linux._codes, _process_linux._KEEPER, marshalled)
+        with portlease.lease(offer=False) as lease:
+            with pytest.raises(ServerStartError, match="its keeper was killed before"):
+                Process.start(["sleep", "1000"], holds=holds_of(lease))
+            assert refused(lease.port, reuse=True)
 
 
 def test_our_death_ends_the_tree() -> None:

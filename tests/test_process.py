@@ -346,6 +346,15 @@ def test_pass_fds_and_nothing_else(output: Output) -> None:
 
 
 @pytest.mark.usefixtures("kept")
+def test_a_note_is_seen_behind_the_command() -> None:
+    """However long the command is: a janitor looks for its folder there."""
+    with Process.start(["sleep", "1000", "9" * 5000], note="/a folder") as process:
+        shown = Path(f"/proc/{keeper_of(process)}/cmdline").read_bytes()
+        assert shown.endswith(b"99 /a folder\0")
+        assert b"folder" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
+@pytest.mark.usefixtures("kept")
 def test_the_keeper_keeps_no_directory_busy(tmp_path: Path) -> None:
     """A file system that the server left can be unmounted."""
     before = Path.cwd()

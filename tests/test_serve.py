@@ -44,6 +44,7 @@ from portlease import (
     ServerStartError,
     ServerTimeoutError,
     UsageError,
+    _onlooker,
     serve,
 )
 from portlease._server import _attempt, _output, _process
@@ -409,8 +410,9 @@ def test_waits_for_the_ports_it_was_told_to(tmp_path: Path) -> None:
         assert server.process.poll() is None
 
 
-def test_label_and_host() -> None:
+def test_label_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases bear the program's name or the label, and cover the given host."""
+    monkeypatch.setattr(_onlooker.look, "label", None)  # or this test's would stand before it
     with serve(python(TINY), host="127.0.0.1", label="mine") as server:
         assert server.host == "127.0.0.1"
         assert server.lease.scope == "127.0.0.1"

@@ -135,3 +135,10 @@ class RecipeUnavailableError(PortleaseError):
     program: str
     packages: Mapping[str, str]
     """What installs it, by the command that does: ``{"apt-get install": "redis-server"}``."""
+
+
+class IsolationUnavailableError(PortleaseError):
+    """A network of one's own was asked for where none can be had; nothing was started."""
+
+    reason: str
+    remedy: str

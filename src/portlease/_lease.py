@@ -19,6 +19,7 @@ from _weakref import ref  # `weakref` itself would be 2 ms of import; this is it
 from portlease import _culprits, _platform, _refusal, _registry, _wish
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
 from portlease._grip import forget, live
+from portlease._onlooker import look
 from portlease._platform import backend
 from portlease._states import HANDED_OVER, HELD, OFFERED, RELEASED, State, after
 
@@ -540,17 +541,19 @@ class Lease:
 
     def __del__(self) -> None:
         # A lease whose __init__ never ran (`Lease()` raises TypeError) has no owner.
-        if getattr(self, "_owner", None) != _platform.pid or self._grip.over:
+        try:
+            if self._owner != _platform.pid or self._grip.over:
+                return
+        except AttributeError:
             return
         try:
             if self._grip.state not in (HANDED_OVER, RELEASED):
-                warn(
+                text = (
                     f"lease of port {self.port} was never released; it was taken at "
-                    f"{place(self._grip.by)}. Use it in a with block, or call release()",
-                    ResourceWarning,
-                    stacklevel=2,
-                    source=self,
+                    f"{place(self._grip.by)}. Use it in a with block, or call release()"
                 )
+                if look.dropped is None or not look.dropped(text):
+                    warn(text, ResourceWarning, stacklevel=2, source=self)
         finally:  # also where warnings are errors
             self.release()
 

@@ -108,18 +108,21 @@ def last_resort(rules: Rules) -> array[int]:
 _ahead: list[int] = []
 
 
-def _word() -> int:
-    """32 random bits of the operating system, 64 times as many with one system call.
+def _more_words() -> None:
+    """Fill ``_ahead`` with random numbers of 32 bits of the operating system, by one system call.
 
     Not of :mod:`random`: test runners reseed that generator with one seed in every worker, and all
     of them would then draw alike.
     """
-    try:
-        return _ahead.pop()
-    except IndexError:
-        word, *more = array("I", os.urandom(4 * _WORDS_AT_ONCE))
-        _ahead.extend(more)
-        return word
+    _ahead.extend(array("I", os.urandom(4 * _WORDS_AT_ONCE)))
+
+
+def _word() -> int:
+    while True:
+        try:
+            return _ahead.pop()
+        except IndexError:
+            _more_words()
 
 
 if hasattr(os, "register_at_fork"):  # or parent and child would draw alike
@@ -129,7 +132,11 @@ if hasattr(os, "register_at_fork"):  # or parent and child would draw alike
 def pick(ports: array[int]) -> int:
     """One of *ports*, at random."""
     # 2**32 % count of them are favoured by one in 2**32/count: nothing for 64 thousand ports.
-    return ports[_word() % len(ports)]
+    while True:
+        try:
+            return ports[_ahead.pop() % len(ports)]
+        except IndexError:  # of the numbers, or another thread took the last
+            _more_words()
 
 
 def draw(ports: array[int]) -> Iterator[int]:

@@ -2,11 +2,13 @@
 
 The protocol is portpicker's: a client connects to a Unix socket (``@name`` is an abstract one,
 unix(7)), writes the process id on whose behalf it asks, in ASCII, with a newline, and reads a port
-number with a newline. Nothing but the end of the connection means "no".
+number with a newline. "No" is one line that says why, and begins with no digit: portpicker's client
+takes it for "no", as does whoever reads a number there.
 
 The port is free for TCP and UDP, GUARDED, and so kept from every other lease and portlease user
 until that process has ended: pidfd_open(2) tells that, at once, and no later process of the same
-id is taken for it. Nothing is looked through for a request, however many ports are out.
+id is taken for it. Nothing is looked through for a request, however many ports are out; where they
+are more than this process has descriptors for, others keep their sockets (:mod:`._depot`).
 
 Linux only, for pidfds and abstract sockets.
 """
@@ -15,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import math
 import os
 import selectors
 import socket
@@ -25,9 +29,13 @@ import time
 from typing import TYPE_CHECKING
 
 from portlease._errors import PortleaseError, UsageError
-from portlease._take import lease_guarded
+from portlease._take import guard_again, lease_guarded
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
+
+import resource  # noqa: E402
+
+from portlease._depot import Depot  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -42,9 +50,15 @@ _PATIENCE_S: Final = 10.0
 _BACKLOG: Final = 1024
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _INIT: Final = 1
+_DESCRIPTORS_A_LEASE: Final = 3
+"""Its row, and a guard for each transport."""
+_AWAY_AT_ONCE: Final = 84
+"""As many as one message can take with their descriptors, SCM_MAX_FD."""
+_FEWEST_HERE: Final = 10
+"""Even if there is hardly room for clients besides."""
 
 
-class Refused(Exception):  # noqa: N818 - told to the operator, and nobody else
+class Refused(Exception):  # noqa: N818 - told to the client and to the operator
     """A request that gets no port, and why."""
 
 
@@ -54,7 +68,8 @@ class PortServer:
     Args:
         address: ``@name`` for an abstract Unix socket, or a path.
         ports: the numbers that it may give out; by default as :func:`portlease.lease`.
-        tell: called with one line for each port given, given back, or refused.
+        tell: called with one line for each port given or given back, and each client refused.
+        refused: called instead of *tell* with the line for a client that gets no port.
 
     Raises:
         UsageError: the address can never be one, or somebody serves on it already.
@@ -66,16 +81,23 @@ class PortServer:
         *,
         ports: Iterable[int] | None = None,
         tell: Callable[[str], None] | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         self.address = address
         self._ports = None if ports is None else tuple(ports)
         self._tell = tell or (lambda _: None)
+        self._tell_refused = refused or self._tell
         self._leases: dict[int, list[Lease]] = {}
         """By the process that asked."""
         self._pidfds: dict[int, int] = {}
         """The process of each pidfd."""
         self._clients: dict[socket.socket, float] = {}
         """Who has not asked yet, and when it connected."""
+        self._here: dict[Lease, None] = {}
+        """Those of which the sockets are here, oldest first."""
+        self._depot = Depot()
+        self._freed: list[tuple[dict[int, int], str]] = []
+        """What is to be told once each holder has closed what it had of it."""
         self._stopped = False
         self._full = False
         with contextlib.ExitStack() as stack:
@@ -132,8 +154,10 @@ class PortServer:
                     self._wake_out.recv(64)
                 elif isinstance(key.fileobj, socket.socket):
                     self._on_client(key.fileobj)
-                else:
+                elif key.data is None:
                     self._on_end(key.fd)
+                else:
+                    self._on_holder(key.fd)
             self._drop_silent()
 
     def stop(self) -> None:
@@ -162,7 +186,7 @@ class PortServer:
     def _drop_silent(self) -> None:
         late = time.monotonic() - _PATIENCE_S
         for client in [client for client, since in self._clients.items() if since <= late]:
-            self._tell("a client connected and asked for nothing; hung up on it")
+            self._tell_refused("a client connected and asked for nothing; hung up on it")
             self._hang_up(client)
 
     # --- clients ---
@@ -178,11 +202,12 @@ class PortServer:
             # It waits in the backlog until a descriptor comes back; asking on would find nothing.
             self._selector.unregister(self._listener)
             self._full = True
-            self._tell("no descriptor is left for another client; raise the limit (ulimit -n)")
+            self._tell_refused("no descriptor is left for another client; raise `ulimit -n`")
             return
         client.settimeout(0)
         self._clients[client] = time.monotonic()
         self._selector.register(client, selectors.EVENT_READ)
+        self._on_client(client)  # which has mostly asked already
 
     def _hang_up(self, client: socket.socket) -> None:
         self._selector.unregister(client)
@@ -203,9 +228,12 @@ class PortServer:
         except BlockingIOError:
             return
         except Refused as refused:
-            self._tell(str(refused))
+            self._tell_refused(str(refused))
+            # It is no less refused if it has gone, or has no room for the reason.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
+                client.send(f"{refused}\n".encode("utf-8", "backslashreplace"))
         except (BrokenPipeError, ConnectionResetError):
-            self._tell("a client hung up before it was answered")
+            self._tell_refused("a client hung up before it was answered")
         self._hang_up(client)
 
     def _answer(self, client: socket.socket, request: bytes) -> None:
@@ -218,6 +246,9 @@ class PortServer:
             self._leases[owner].remove(lease)
             lease.release()
             raise
+        self._here[lease] = None
+        if len(self._here) >= self._most_here():
+            self._make_room()
         self._tell(f"port {lease.port} is process {owner}'s")
 
     def _take(self, owner: int) -> Lease:
@@ -232,7 +263,8 @@ class PortServer:
         try:
             lease = lease_guarded("both", f"portserver: {owner}", self._ports)
         except PortleaseError as error:
-            raise Refused(f"process {owner} gets no port: {error}") from error
+            why = " ".join(str(error).split())  # one line of it
+            raise Refused(f"process {owner} gets no port: {why}") from error
         self._leases[owner].append(lease)
         return lease
 
@@ -244,8 +276,67 @@ class PortServer:
         leases = self._leases.pop(owner)
         for lease in leases:
             lease.release()
+            self._here.pop(lease, None)
         self._there_is_room()
-        self._tell(f"process {owner} has ended; {len(leases)} of its ports are free again")
+        told = f"process {owner} has ended; {len(leases)} of its ports are free again"
+        if awaited := dict(self._depot.flush()):
+            self._freed.append((awaited, told))
+        else:
+            self._tell(told)
+
+    # --- more leases than descriptors ---
+
+    def _most_here(self) -> int:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(_FEWEST_HERE, (soft // 2 - len(self._pidfds)) // _DESCRIPTORS_A_LEASE)
+
+    def _make_room(self) -> None:
+        """Have the sockets of the oldest ones kept elsewhere."""
+        oldest = list(itertools.islice(self._here, _AWAY_AT_ONCE))
+        try:
+            stay = self._depot.keep(oldest)
+        except PortleaseError as error:  # then they stay; the next client is told, if that fails
+            self._tell_refused(str(error))
+            return
+        for lease in oldest[: len(oldest) - len(stay)]:
+            del self._here[lease]
+        for fd in self._depot.holders():
+            if fd not in self._selector.get_map():
+                self._selector.register(fd, selectors.EVENT_READ, "holder")
+
+    def _on_holder(self, fd: int) -> None:
+        """A holder has closed what was released, or has ended."""
+        done = self._depot.done(fd)
+        if done is None:
+            self._selector.unregister(fd)
+        waiting, self._freed = self._freed, []
+        for awaited, told in waiting:
+            if done is None or awaited.get(fd, math.inf) <= done:
+                awaited.pop(fd, None)
+            if awaited:
+                self._freed.append((awaited, told))
+            else:
+                self._tell(told)
+        if done is None:
+            self._regain(self._depot.lost(fd))
+
+    def _regain(self, lost: list[Lease]) -> None:
+        """Guard anew what a holder has lost, which was killed."""
+        again = 0
+        for lease in lost:
+            try:
+                regained = guard_again(lease)
+            except PortleaseError as error:
+                self._tell_refused(f"port {lease.port}: {error}")
+                break
+            if regained:
+                again += 1
+                self._here[lease] = None
+                if len(self._here) >= self._most_here():
+                    self._make_room()
+        self._tell_refused(
+            f"a process that kept {len(lost)} ports was killed; {again} of them are kept again"
+        )
 
     # --- the end ---
 
@@ -262,6 +353,10 @@ class PortServer:
                 for lease in leases:
                     lease.release()
             self._leases.clear()
+            self._here.clear()
+            for fd in self._depot.holders():
+                self._selector.unregister(fd)
+            self._depot.close()
 
     def __enter__(self) -> Self:
         return self
@@ -273,6 +368,40 @@ class PortServer:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def serving(
+    address: str | None = None,
+    *,
+    ports: Iterable[int] | None = None,
+    tell: Callable[[str], None] | None = None,
+    refused: Callable[[str], None] | None = None,
+) -> Iterator[str]:
+    """Serve in a thread of this process while the block runs.
+
+    Args:
+        address: as :class:`PortServer`; by default an abstract one that nobody else knows.
+        ports: as :class:`PortServer`.
+        tell: called with one line for each port given or given back, from the server's thread.
+        refused: the same for each request that gets no port; by default *tell*.
+
+    Returns:
+        A context manager, which gives the address: what PORTSERVER_ADDRESS is to be.
+
+    Raises:
+        UsageError: the address can never be one, or somebody serves on it already.
+    """
+    with (
+        PortServer(
+            address or f"@portlease-portserver-{os.urandom(8).hex()}",
+            ports=ports,
+            tell=tell,
+            refused=refused,
+        ) as server,
+        server.in_background(),
+    ):
+        yield server.address
 
 
 def _somebody_serves_at(path: str) -> bool:
@@ -292,7 +421,7 @@ def _owner(client: socket.socket, request: bytes) -> int:
     """
     digits = request.strip()
     if not (digits.isdigit() and len(digits) < len("4194304") + 3):
-        raise Refused(f"{request[:40]!r} is no process id; hung up on whoever asked")
+        raise Refused(f"{request[:40]!r} is no process id: give one, in ASCII, and a newline")
     pid = int(digits)
     peer, uid, _ = _CREDENTIALS.unpack(
         client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -326,8 +455,6 @@ def many_descriptors() -> None:
     Who may (CAP_SYS_RESOURCE) gets enough for every port there is, anybody else as many as the
     hard limit has (getrlimit(2)).
     """
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (max(hard, _FOR_EVERY_PORT), hard):
         try:

@@ -27,6 +27,7 @@ import sys
 from _thread import _count as has_other_threads  # how many, besides the main thread
 from array import array
 from collections import deque
+from time import monotonic
 
 from portlease import _culprits, _platform, _pool, _refusal, _wish
 from portlease._errors import (
@@ -37,6 +38,7 @@ from portlease._errors import (
 )
 from portlease._grip import Grip, live
 from portlease._lease import Lease, LeaseGroup, publish
+from portlease._onlooker import look
 from portlease._platform import backend
 from portlease._registry import birth
 from portlease._states import GUARDED, OFFERED, State
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 # later ones are asked for, at two descriptors each.
 _GUARDED_PORTS: Final = 64
 _QUICK_DRAWS: Final = 32
+_RULES_AGE_S: Final = 0.25
 _PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 
@@ -99,8 +102,10 @@ def lease(  # noqa: PLR0913 - all but the first by keyword
 
     Source: bind(2), ip(7), socket(7); net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict().
     """
-    wish = wished(kind, host, family, offer, ports)
-    return _take(wish, _by(label))
+    one = _take(wished(kind, host, family, offer, ports), _by(label))
+    if look.took is not None:
+        look.took(one)
+    return one
 
 
 def lease_many(  # noqa: PLR0913
@@ -127,7 +132,14 @@ def lease_many(  # noqa: PLR0913
     except BaseException:
         LeaseGroup(taken).release()
         raise
-    return LeaseGroup(taken)
+    return _told_of(LeaseGroup(taken))
+
+
+def _told_of(group: LeaseGroup) -> LeaseGroup:
+    if look.took is not None:
+        for one in group:
+            look.took(one)
+    return group
 
 
 def lease_block(  # noqa: PLR0913
@@ -176,7 +188,7 @@ def lease_block(  # noqa: PLR0913
             denied = error
             continue
         if group is not None:
-            return group
+            return _told_of(group)
     if denied is not None:
         raise denied
     if wish.named is not None and not tried:
@@ -222,7 +234,7 @@ def _take_these(numbers: list[int], wish: Wish, by: By) -> LeaseGroup | None:
 def _take(wish: Wish, by: By) -> Lease:
     if wish.named is not None:
         return _take_named(wish.named, wish, by)
-    pool = _candidates()
+    pool = _Pool.ports if monotonic() < _Pool.until else _candidates()
     # Nearly always one of the first draws succeeds; and of our own ports we know that they do not.
     for _ in range(_QUICK_DRAWS if pool else 0):
         if (port := _pool.pick(pool)) not in live and (one := _try(port, wish, by)) is not None:
@@ -353,16 +365,13 @@ def _close_all(row: Closable, guards: dict[str, Closable]) -> None:
 
 def _hold(port: int, wish: Wish, row: Closable, holds: list[tuple[Bind, Handle]]) -> bool:
     """Bind the wish's sockets into *holds*; False, with *holds* empty, if the port is guarded."""
-    for transport in wish.transports:
-        if backend.is_guarded(row, transport, port):
-            return False
     for bind in wish.binds:
-        holds.append((bind, _wish.bind(bind, port)))  # noqa: PERF401 - known even if one fails
-    for transport in wish.transports:
-        if backend.is_guarded(row, transport, port):
+        hold = _wish.bind_unguarded(bind, port, row)
+        if hold is None:
             while holds:
                 holds.pop()[1].close()
             return False
+        holds.append((bind, hold))
     return True
 
 
@@ -387,6 +396,8 @@ class _Pool:
 
     rules: Rules | None = None
     ports: array[int] = array("H")
+    until: float = 0.0
+    """When to ask for the rules again."""
 
 
 def _candidates() -> array[int]:
@@ -397,6 +408,7 @@ def _candidates() -> array[int]:
     if _Pool.rules is not rules:
         _Pool.ports = _pool.candidates(rules)
         _Pool.rules = rules
+    _Pool.until = monotonic() + _RULES_AGE_S
     return _Pool.ports
 
 
@@ -423,7 +435,7 @@ def _by(label: str | None) -> By:
     frame = sys._getframe(2)
     while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return label, frame.f_code, frame.f_lasti
+    return look.label if label is None else label, frame.f_code, frame.f_lasti
 
 
 _guarded: deque[Lease] = deque()
@@ -453,6 +465,8 @@ def guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> int:
         As :func:`lease`.
     """
     one = lease_guarded(kind, label, ports)
+    if look.took is not None:
+        look.took(one)
     with _platform.spawn_lock:
         _guarded.append(one)
         if len(_guarded) > _GUARDED_PORTS:
@@ -465,15 +479,30 @@ def lease_guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) ->
     return _take(Wish(kind, GUARDED, ports=ports), _by(label))
 
 
-def drop_guarded(port: int) -> bool:
-    """Give a port of :func:`guarded` back before its time; False if it is none (any more)."""
+def guard_again(one: Lease) -> bool:
+    """Give a GUARDED lease, whose sockets were lost, new ones; False if another lease is there.
+
+    Raises:
+        ResourceLimitError: no descriptor is left for them.
+    """
+    grip = one._grip
     with _platform.spawn_lock:
-        for one in _guarded:
-            if one.port == port:
-                _guarded.remove(one)
-                one.release()
-                return True
-    return False
+        row = publish(grip.port, grip.wish, GUARDED, grip.born, grip.by[0])
+        if row is None:
+            return False
+        guards: dict[str, Closable] = {}
+        try:
+            done = _guard_all(grip.port, grip.wish, guards)
+        except BaseException as error:
+            _close_all(row, guards)
+            if isinstance(error, OSError):
+                _refusal.raise_explained(error, grip.port)
+            raise
+        if done:
+            grip.row, grip.guards = row, guards
+        else:
+            _close_all(row, guards)
+        return done
 
 
 def _drop_guarded() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Final, Literal, NamedTuple, TypeAlias
 
-    from portlease._platform._types import Handle
+    from portlease._platform._types import Closable, Handle
 
     Kind: TypeAlias = Literal["tcp", "udp", "both"]
 
@@ -129,6 +129,13 @@ def bind(what: Bind, port: int) -> Handle:
     _, socktype, (family, host, rest, v6only) = what
     address = (host, port, *rest) if rest else (host, port)
     return backend.bind(family, socktype, address, v6only=v6only)
+
+
+def bind_unguarded(what: Bind, port: int, row: Closable) -> Handle | None:
+    """The same, unless the port is guarded, before or after it: then None."""
+    transport, socktype, (family, host, rest, v6only) = what
+    address = (host, port, *rest) if rest else (host, port)
+    return backend.bind_unguarded(row, transport, port, family, socktype, address, v6only)
 
 
 def bind_beside(

@@ -55,6 +55,18 @@ class Backend(Protocol):
     def bind(self, family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -> Handle:
         """A new socket (*kind*: SOCK_STREAM or SOCK_DGRAM), bound exclusively. Not inheritable."""
 
+    def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
+        self,
+        row: Closable,
+        transport: str,
+        port: int,
+        family: int,
+        kind: int,
+        address: tuple[object, ...],
+        v6only: bool,  # noqa: FBT001 - as it is
+    ) -> Handle | None:
+        """As bind(), of a port that is_guarded() neither before nor after it; else None."""
+
     def offer(self, hold: Handle) -> None:
         """Let servers with SO_REUSEADDR bind beside this bound socket."""
 

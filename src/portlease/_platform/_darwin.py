@@ -29,13 +29,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from portlease._platform._types import Handle
+    from portlease._platform._types import Closable, Handle
 
 __all__ = [
     "BOARD",
     "CAN_OFFER",
     "bind",
     "bind_beside",
+    "bind_unguarded",
     "deafen",
     "dual_stack",
     "guard",
@@ -95,3 +96,16 @@ def dual_stack() -> bool:
 def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -> Handle:
     """Bind without SO_REUSEADDR."""
     return _lesser.bound(family, kind, address, v6only=v6only, prepare=lambda _: None)
+
+
+def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
+    row: Closable,
+    transport: str,
+    port: int,
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+) -> Handle | None:
+    """Look for the guard's lock file before and after the bind."""
+    return _lesser.bind_unguarded(bind, row, transport, port, family, kind, address, v6only)

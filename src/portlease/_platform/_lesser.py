@@ -84,6 +84,31 @@ def is_guarded(row: Closable, transport: str, port: int) -> bool:
     return _is_guarded(transport, port)
 
 
+def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
+    bind: Callable[..., Handle],
+    row: Closable,
+    transport: str,
+    port: int,
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+) -> Handle | None:
+    """Look, do the system's *bind*, and look again."""
+    if is_guarded(row, transport, port):
+        return None
+    hold = bind(family, kind, address, v6only=v6only)
+    try:
+        guarded = is_guarded(row, transport, port)
+    except BaseException:
+        hold.close()
+        raise
+    if guarded:
+        hold.close()
+        return None
+    return hold
+
+
 def offer(hold: Handle) -> None:
     """Never called: CAN_OFFER is False."""
     raise NotImplementedError(f"a hold cannot be shared on this system ({hold})")

@@ -32,7 +32,11 @@ BOARD: bool = True
 _PREFIX: Final = b"\0portlease/1/"
 _BOARD: Final = b"@portlease/1/"  # /proc/net/unix writes NUL as @
 _GUARDS: Final = _BOARD + b"g/"
-_GUARD_NAMES: Final = {"tcp": _PREFIX + b"g/tcp/%d", "udp": _PREFIX + b"g/udp/%d"}
+_GUARD_NAMES: Final = {"tcp": _PREFIX + b"g/tcp/%d/%04x", "udp": _PREFIX + b"g/udp/%d/%04x"}
+# The kernel keeps a namespace's Unix sockets in 256 chains, and adds up the bytes of a name to find
+# its own (unix_abstract_hash(), net/unix/af_unix.c). The sums of decimal digits lie close together:
+# 20,000 guards were in 51 chains, one look passed 682 of them. With digits of this product, 110.
+_SPREAD: Final = 40503
 _SYSCTL: Final = "/proc/sys/net/ipv4/"
 # What the kernel starts with (net/ipv4/af_inet.c), for a process that has no /proc.
 _DEFAULT_RANGE: Final = "32768 60999"
@@ -60,6 +64,7 @@ _IN_A_BROKER: Final = "PORTLEASE_BROKER" in os.environ
 _SO_RCVTIMEO: Final = int(socket.SO_RCVTIMEO)
 _MARK: Final = (0x706C).to_bytes(8, sys.byteorder) + bytes(8)
 _new_socket: Final = socket.SocketType
+_ECONNREFUSED: Final = errno.ECONNREFUSED
 
 
 class _Seen:
@@ -134,7 +139,15 @@ def dual_stack() -> bool:
 
 def publish(name: bytes) -> Handle | None:
     """Bind an abstract Unix datagram socket whose name is the message."""
-    return _bind_name(_PREFIX + name)
+    row = _new_socket(_AF_UNIX, _DGRAM)
+    try:
+        row.bind(_PREFIX + name)
+    except OSError as error:
+        row.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    return row
 
 
 def published() -> list[bytes]:
@@ -168,18 +181,46 @@ def _names(wanted: bytes) -> list[bytes]:
 
 def guard(transport: str, port: int) -> Handle | None:
     """Bind the abstract name that stands for this transport and port."""
-    return _bind_name(_GUARD_NAMES[transport] % port)
+    return _bind_name(_GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF))
 
 
 def is_guarded(row: Closable, transport: str, port: int) -> bool:
     """Connect to the guard's name: the kernel finds it or not, and the guard notices nothing."""
-    answer = row.connect_ex(_GUARD_NAMES[transport] % port)  # type: ignore[attr-defined]  # a socket
-    if answer == errno.ECONNREFUSED:
-        return False
+    answer = row.connect_ex(_GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF))  # type: ignore[attr-defined]  # a socket
+    return answer != _ECONNREFUSED and _is_there(answer)
+
+
+def _is_there(answer: int) -> bool:
     # EACCES (AppArmor), EPERM (Landlock): there is one, and a security module keeps us apart.
     if answer in (0, errno.EACCES, errno.EPERM):
         return True
     raise OSError(answer, os.strerror(answer))
+
+
+def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
+    row: Closable,
+    transport: str,
+    port: int,
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+) -> Handle | None:
+    """As is_guarded(), bind(), is_guarded(), in one call: every lease waits for this."""
+    guard = _GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF)
+    look = row.connect_ex  # type: ignore[attr-defined]  # a socket
+    if (answer := look(guard)) != _ECONNREFUSED and _is_there(answer):
+        return None
+    hold = bind(family, kind, address, v6only=v6only)
+    try:
+        guarded = (answer := look(guard)) != _ECONNREFUSED and _is_there(answer)
+    except BaseException:
+        hold.close()
+        raise
+    if guarded:
+        hold.close()
+        return None
+    return hold
 
 
 def _bind_name(name: bytes) -> Handle | None:

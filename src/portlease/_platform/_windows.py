@@ -34,13 +34,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-    from portlease._platform._types import Handle
+    from portlease._platform._types import Closable, Handle
 
 __all__ = [
     "BOARD",
     "CAN_OFFER",
     "bind",
     "bind_beside",
+    "bind_unguarded",
     "deafen",
     "dual_stack",
     "guard",
@@ -97,3 +98,16 @@ def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -
 def _make_exclusive(hold: Handle) -> None:
     if sys.platform == "win32":
         hold.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+
+
+def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
+    row: Closable,
+    transport: str,
+    port: int,
+    family: int,
+    kind: int,
+    address: tuple[object, ...],
+    v6only: bool,  # noqa: FBT001 - as it is
+) -> Handle | None:
+    """Look for the guard's lock file before and after the bind."""
+    return _lesser.bind_unguarded(bind, row, transport, port, family, kind, address, v6only)

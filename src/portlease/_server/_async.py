@@ -254,6 +254,7 @@ class AsyncServer:
         traceback: TracebackType | None,
     ) -> None:
         crash = self.sync._crash()
+        self.sync._warn_of_loss()
         await self.stop()
         self.sync._report(value, crash)
 

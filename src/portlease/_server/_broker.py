@@ -926,6 +926,22 @@ def _set_interface(sock: _socket.socket, index: int) -> None:
         _set(sock, _SO_BINDTOIFINDEX, index)
 
 
+def put_back(holds: "Iterable[Hold]") -> None:
+    """Make *holds* exclusive, whose broker may have been killed in the midst of a call; close them.
+
+    What a server's own socket had set for the moment stays.
+    """
+    for transport, _, fd in holds:
+        hold = _adopted(fd)
+        try:
+            _set(hold, _SO_REUSEADDR, 0)
+            _set(hold, _SO_REUSEPORT, 0)
+            if transport == "tcp":
+                _set_interface(hold, 0)
+        finally:
+            hold.close()
+
+
 def _may_choose_interface() -> bool:
     """Whether a socket may be taken off an interface again: CAP_NET_RAW, and Linux 5.1."""
     probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)

@@ -247,7 +247,7 @@ def _died(server: Server, what: str) -> ServerDiedError:
     output = server._output_of_this_start()
     said = _ready.tail(output)
     return ServerDiedError(
-        f"{server._command.program} listened on port {server.lease.port}, and "
+        f"{_so_far(server, 'listened')}, and "
         f"{_ready.how_ended(code)} before it was ready ({what})"
         + (f"\nits last output:\n{said}" if said else "\nit wrote nothing"),
         argv=server.argv,
@@ -258,12 +258,19 @@ def _died(server: Server, what: str) -> ServerDiedError:
     )
 
 
+def _so_far(server: Server, listens: str) -> str:
+    """What was seen of it: that it listens, unless that was not waited for."""
+    if server._command.wait_for == ():
+        return f"{server._command.program} was started"
+    return f"{server._command.program} {listens} on port {server.lease.port}"
+
+
 def _late(server: Server, why: str) -> ServerTimeoutError:
     command = server._command
     output = server._output_of_this_start()
     said = _ready.tail(output)
     return ServerTimeoutError(
-        f"{command.program} listens on port {server.lease.port}, but after "
+        f"{_so_far(server, 'listens')}, but after "
         f"{command.timeout_s:g} s is not ready: {why}; give it more time (timeout_s=), or another "
         "ready=" + (f"\nits last output:\n{said}" if said else ""),
         argv=server.argv,

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import PortleaseError, ResourceLimitError
+from portlease._onlooker import look
 from portlease._server import _ready, _service, _template, _warnings
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._server import Server
@@ -201,12 +202,18 @@ class ServerGroup(Mapping[str, Server]):
         for name, crash in crashes.items():
             self._up[name]._report(value, crash)  # type: ignore[arg-type] # of the same type
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # An object whose making failed was closed there, or has nothing to close.
-        if getattr(self, "_closed", True) or self._owner != os.getpid():
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        # An object whose making failed was closed there, or has nothing to close. When the
+        # interpreter ends, all that runs was stopped before, and modules may be empty by now.
+        if getattr(self, "_closed", True) or _finalizing() or self._owner != os.getpid():
             return
-        if not sys.is_finalizing():
-            _warn(f"{self!r} was not stopped; use `with`, or stop()", ResourceWarning, source=self)
+        text = f"{self!r} was not stopped; use `with`, or stop()"
+        if look.dropped is None or not look.dropped(text):
+            _warn(text, ResourceWarning, source=self)
         self._closed = True
         for server in self._up.values():
             if server._process is not None:

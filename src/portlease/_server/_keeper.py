@@ -23,12 +23,21 @@ A server on holds has a *broker* (:mod:`._broker`, whose code comes with the req
 then also answers the tree's binds and listens, in the same loop. So nothing here may ever wait for
 our side, which may be stopped: what it does not read is kept until it does.
 
+Such a server does not die with its keeper, for it has two. Before it is started the keeper forks:
+the child is the keeper from then on, and we ourselves are its *deputy*, a subreaper too, and asleep
+in waitpid(2). When the keeper is killed, the tree is adopted by the deputy, which takes its place
+but for the broker: the kernel has given up the filter's listener, so every bind and listen of the
+tree fails with ENOSYS, those that wait at once. What the deputy must know of the past the keeper
+writes into a pipe between them (the *legacy*). The deputy's own death changes nothing.
+
 Messages, both ways, are a length of four bytes, big-endian, and then a marshalled tuple (both ends
 are the same interpreter). To the keeper: ``("start", request)``, ``("signal", n, number)``,
 ``("stop", number, grace_s)``. From it: ``("started", pid)`` once exec(2) has succeeded, or
 ``("failed", stage, errno, path)``, or ``("unable",)`` where there are no subreapers;
 ``("exit", status)`` when the main process has been reaped; ``("signalled", n, errno)``;
 ``("stuck", processes)``; the broker's ``("brokered", ...)`` and ``("trouble", text)``;
+``("keeper", pid)``, said by a keeper that has a deputy, and by the deputy that takes its place, and
+``("lost", text)``, by that one;
 ``("gone", killed)`` as its last word; and ``("crash", traceback)`` if it has a defect.
 
 What is odd here is so for speed, because every served process waits for it: `_signal` and `posix`
@@ -92,7 +101,16 @@ MOST_REPORTED: "Final" = 100
 MOST_UNREAD_BYTES: "Final" = 1 << 20
 """How much of the broker's news is kept for our side while it does not read."""
 
+_LOST: "Final" = {
+    b"o": "the keeper was killed: every bind and listen of the server and all that it has started "
+    "fails with ENOSYS from now on; what listens goes on, and stop() ends all of it as ever",
+    b"i": "the keeper was killed: a bind of a leased port fails with EADDRINUSE from now on; what "
+    "listens goes on, and stop() ends all of it as ever",
+}
+"""What is told when a keeper is lost; its broker may have been inside another one."""
+
 _LENGTH_BYTES: "Final" = 4
+_STATUS_BYTES: "Final" = 4
 _FOR_EVER_MS: "Final" = -1
 
 
@@ -282,7 +300,12 @@ class Keeper:
 
     def __init__(self, control: int) -> None:
         self._control = control
-        self._parent = posix.getppid()
+        self._parent: int | None = posix.getppid()
+        """Our side; None where a pidfd tells of its death."""
+        self._legacy: int | None = None
+        """The pipe to our deputy, if there is one."""
+        self._how = b""
+        """How the main process runs: a key of _LOST."""
         self._inbox = bytearray()
         self._prctl = _find_prctl()
         self._main: int | None = None
@@ -325,7 +348,9 @@ class Keeper:
     def _handle_signals(self) -> int:
         """Install the handlers; return the descriptor that is readable after a signal."""
         reader, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if before >= 0:  # our deputy's
+            posix.close(before)
         # That a signal came is all we want: what happened is then asked of the kernel.
         for number in (signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
@@ -365,7 +390,7 @@ class Keeper:
             if self._terminated:
                 self._terminated = False
                 self._stop(signal.SIGTERM, TERMINATED_GRACE_S)
-            if not self._orphaned and posix.getppid() != self._parent:
+            if self._parent not in {None, posix.getppid()} and not self._orphaned:
                 self._on_orphaned()
 
     def _over(self) -> bool:
@@ -448,35 +473,43 @@ class Keeper:
     # --- starting ---
 
     def _start(self, request: "Request") -> None:
+        if request["holds"] and not self._divide(request):
+            return
         broker = self._make_broker(request) if request["holds"] else None
         reader, writer = posix.pipe()
         everything = signal.valid_signals()
         # A signal between fork and exec would write to the pipe that the child shares with us.
         before = signal.pthread_sigmask(signal.SIG_SETMASK, everything)
         keeper = posix.getpid()
-        try:
-            pid = posix.fork()
-        except OSError as error:  # EAGAIN: RLIMIT_NPROC, or the cgroup's pids.max
-            self._tell("failed", "fork", error.errno, b"")
-            self._tell("gone", [])
-            self._empty_outbox()
-            posix._exit(1)
+        pid = self._fork()
         if pid == 0:
             self._run_child(request, keeper, writer, broker)
         posix.close(writer)
         self._main, self._main_alive = pid, True
+        self._bequeath(pid.to_bytes(_STATUS_BYTES, "big"))
         self._exec_result = reader
         self._poll.register(reader, select.POLLIN)
         if broker is not None:
             broker.engage(pid)
+            self._how = b"i" if broker.listener is None else b"o"
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        passed_on = request["listen_fds"] or ()
-        self._let_go({*request["pass_fds"], *(fd for _, fd in passed_on)})
+        self._let_go(_passed(request))
+
+    def _fork(self) -> int:
+        try:
+            return posix.fork()
+        except OSError as error:  # EAGAIN: RLIMIT_NPROC, or the cgroup's pids.max
+            self._give_up("failed", "fork", error.errno, b"")
+
+    def _give_up(self, *why: object) -> "NoReturn":
+        """Say why nothing was started, and end."""
+        self._tell(*why)
+        self._tell("gone", [])
+        self._empty_outbox()
+        posix._exit(1)
 
     def _make_broker(self, request: "Request") -> "Broker":
-        module = {"__name__": "portlease._server._broker"}
-        exec(marshal.loads(request["broker"]), module)  # noqa: S102, S302 - from ourselves
-        broker: Broker = module["Broker"](  # type: ignore[operator]
+        broker: Broker = _load_broker(request)["Broker"](
             request["holds"], self._tell_news, self._watch
         )
         return broker
@@ -497,9 +530,10 @@ class Keeper:
             if request["listen_fds"]:  # it must not be where they go
                 writer = _copy_above(writer, _FIRST_PASSED_ON + len(request["listen_fds"]))
             try:
-                self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                if posix.getppid() != keeper:  # it died before the line above
-                    posix._exit(255)
+                if self._legacy is None:  # there is no deputy
+                    self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                    if posix.getppid() != keeper:  # it died before the line above
+                        posix._exit(255)
                 _become(request, self._ignored, broker)
             except _StartError as error:
                 answer = error.args
@@ -531,6 +565,98 @@ class Keeper:
             self._tell("failed", *marshal.loads(self._exec_answer))  # noqa: S302 - from ourselves
         else:  # close-on-exec closed it
             self._tell("started", self._main)
+            self._bequeath(self._how)
+
+    # --- the deputy ---
+
+    def _divide(self, request: "Request") -> bool:
+        """Become keeper and deputy; return whether this is the keeper.
+
+        In the deputy it comes back only when the keeper has been killed, and the deputy is it now.
+        """
+        assert self._parent is not None  # noqa: S101 - it is divided once
+        try:
+            ours = posix.pidfd_open(self._parent, 0)
+        except ProcessLookupError:
+            ours = -1
+        except OSError as error:  # as the broker would be refused it
+            self._give_up("failed", "broker", error.errno, b"pidfd_open")
+        if posix.getppid() != self._parent:  # the number may be another's now
+            self._on_orphaned()
+            return False
+        legacy, writer = posix.pipe2(posix.O_CLOEXEC)
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        pid = self._fork()
+        if pid == 0:
+            posix.close(legacy)
+            self._succeed_deputy(ours, writer)
+            return True
+        posix.close(ours)
+        posix.close(writer)
+        self._let_go(_passed(request))
+        keeper = posix.pidfd_open(pid, 0)
+        # Whoever sees our number only means the keeper. (A pidfd never means a stranger.)
+        signal.signal(signal.SIGTERM, lambda *_: signal.pidfd_send_signal(keeper, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _, status = posix.waitpid(pid, 0)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        posix.close(keeper)
+        if not posix.WIFSIGNALED(status):  # it has said its last word
+            posix._exit(posix.WEXITSTATUS(status))
+        _load_broker(request)["put_back"](request["holds"])
+        self._take_over(legacy)
+        return False
+
+    def _succeed_deputy(self, ours: int, legacy: int) -> None:
+        """In the child: be the keeper. Neither prctl(2) nor poll's wake is inherited."""
+        self._prctl(PR_SET_CHILD_SUBREAPER, 1)
+        posix.setpgid(0, 0)  # no signal for a group shall find both
+        self._legacy = legacy
+        self._poll.unregister(self._wake)
+        posix.close(self._wake)
+        self._wake = self._handle_signals()
+        self._poll.register(self._wake, select.POLLIN)
+        self._parent = None
+        self._watch(ours, self._on_our_sides_end)
+        self._tell("keeper", posix.getpid())
+
+    def _on_our_sides_end(self, _: int) -> bool:
+        self._on_orphaned()
+        return False
+
+    def _bequeath(self, fact: bytes) -> None:
+        """Let our deputy know: the main process's id, how it runs, `x` and its status."""
+        if self._legacy is None:
+            return
+        try:
+            posix.write(self._legacy, fact)
+        except BrokenPipeError:  # it was killed
+            posix.close(self._legacy)
+            self._legacy = None
+
+    def _take_over(self, legacy: int) -> None:
+        """The keeper was killed: look after what it leaves."""
+        posix.set_blocking(legacy, False)  # a child that has not executed yet has a copy
+        try:
+            facts = posix.read(legacy, 100)
+        except BlockingIOError:
+            facts = b""
+        posix.close(legacy)
+        if len(facts) < _STATUS_BYTES:
+            self._give_up("failed", "keeper", 0, b"")
+        self._main, facts = int.from_bytes(facts[:_STATUS_BYTES], "big"), facts[_STATUS_BYTES:]
+        self._main_alive = self._main in _children()
+        self._tell("keeper", posix.getpid())
+        how = facts[:1] if facts[:1] in _LOST else facts[1 + _STATUS_BYTES :]
+        if not self._main_alive:
+            status = facts.partition(b"x")[2][:_STATUS_BYTES]
+            # What it knew for a microsecond, and did not come to write down, nobody knows.
+            self._tell("exit", int.from_bytes(status, "big") if status else int(signal.SIGKILL))
+        if how:
+            self._tell("lost", _LOST[how])
+        else:
+            self._tell("failed", "keeper", 0, b"")
+            self._stop(signal.SIGKILL, 0.0)
 
     # --- ending ---
 
@@ -551,6 +677,7 @@ class Keeper:
                 self._killed.append((pid, command))
             if pid == self._main and self._main_alive:
                 self._main_alive = False
+                self._bequeath(b"x" + status.to_bytes(_STATUS_BYTES, "big"))
                 self._tell("exit", status)
 
     def _signal(self, n: int, number: int) -> None:
@@ -625,6 +752,17 @@ class Keeper:
     def _survivor(self, pid: int) -> "tuple[int, str, str, int]":
         command, state, _ = _stat(pid)
         return pid, command, state, self._refused.get(pid, 0)
+
+
+def _load_broker(request: "Request") -> "dict[str, Any]":
+    module: dict[str, Any] = {"__name__": "portlease._server._broker"}
+    exec(marshal.loads(request["broker"]), module)  # noqa: S102, S302 - from ourselves
+    return module
+
+
+def _passed(request: "Request") -> "set[int]":
+    """Return the descriptors that are the server's."""
+    return {*request["pass_fds"], *(fd for _, fd in request["listen_fds"] or ())}
 
 
 def _end_children_at_once() -> None:

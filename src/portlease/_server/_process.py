@@ -97,6 +97,7 @@ class Launch(NamedTuple):
     errors: int | None = None
     holds: tuple[Hold, ...] = ()
     listen_fds: tuple[tuple[str, int], ...] | None = None
+    note: str = ""
 
 
 class Process(ABC):
@@ -115,6 +116,8 @@ class Process(ABC):
     """What the broker has done for it, in this order: its first 10,000 deeds."""
     broker_troubles: list[str]
     """Calls that the broker left to the kernel though they may have been for a held port."""
+    lost: str | None
+    """What does not work any more, once the broker's keeper was killed."""
     signals_sent: list[int]
     """What was sent through this object, by whatever method; the keeper's own SIGKILLs are not."""
     _remembered = False
@@ -123,6 +126,7 @@ class Process(ABC):
         self.argv = launch.argv
         self.brokered = []
         self.broker_troubles = []
+        self.lost = None
         self.signals_sent = []
         self._owner = os.getpid()
 
@@ -139,6 +143,7 @@ class Process(ABC):
         mode: Mode = "session",
         holds: Sequence[Hold] = (),
         listen_fds: Sequence[tuple[str, int]] | None = None,
+        note: str = "",
     ) -> Process:
         """Start a command.
 
@@ -161,6 +166,8 @@ class Process(ABC):
                 its options; a UDP hold is deaf afterwards.
             listen_fds: names and listening sockets that it inherits as LISTEN_FDS, from 3 on
                 (sd_listen_fds(3)). They stay the caller's.
+            note: what the keeper shows in its own command line besides the command (Linux): by a
+                folder that stands there its janitor knows the keeper (:mod:`._janitor`).
 
         Returns:
             The process, once exec(2) has succeeded.
@@ -183,6 +190,7 @@ class Process(ABC):
             mode=mode,
             holds=tuple(holds),
             listen_fds=None if listen_fds is None else tuple(listen_fds),
+            note=note,
         )
         _check(launch)
         _reap_abandoned()
@@ -337,9 +345,13 @@ class Process(ABC):
         state = "running" if code is None else f"returncode={code}"
         return f"<Process {self.argv[0]!r} pid={self.pid} {state}>"
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
         # An object whose start failed has no other attributes.
-        if self._remembered and self._owner == os.getpid() and not self.ended:
+        if self._remembered and not _finalizing() and self._owner == os.getpid() and not self.ended:
             _warn(f"{self!r} was not stopped; use `with`, or stop()", ResourceWarning, source=self)
             self.abandon()
 
@@ -352,7 +364,7 @@ def _check(launch: Launch) -> None:
         raise UsageError("the command is empty; give a program and its arguments")
     if launch.mode not in MODES:
         raise UsageError(f"mode={launch.mode!r} is none of {', '.join(map(repr, MODES))}")
-    for text in (*launch.argv, *launch.env, *launch.env.values()):
+    for text in (launch.note, *launch.argv, *launch.env, *launch.env.values()):
         if "\0" in text:
             raise UsageError(f"{text!r} has a NUL in it, which no argument or variable can")
     _check_listen_fds(launch)

@@ -100,14 +100,20 @@ class KeptProcess(Process):
         self._wait_status: int | None = None
         self._failure: tuple[str, int, str] | None = None
         self._replies: dict[int, int] = {}
+        self._unanswered: set[int] = set()
         self._asked = 0
         self._killed: tuple[Killed, ...] = ()
         self._stuck: tuple[str, ...] = ()
         self._unable = False
         self._gone = False
+        self._stopping: tuple[int, float] | None = None
+        """What the keeper was last told to stop by."""
+        self._main: int | None = None
+        """A pidfd of the command, where the kernel does not end it with its keeper."""
         self._trouble: str | None = None
         self._socket: socket.socket | None = None
         self._popen = self._start_keeper()
+        self._keeper_pid = self._popen.pid
         try:
             self._send_request()
             self._wait_until(self._is_answered, None)
@@ -122,7 +128,7 @@ class KeptProcess(Process):
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:
         launch = self._launch
-        words = " ".join(launch.argv)[:_SHOWN_IN_PS]
+        words = f"{' '.join(launch.argv)[:_SHOWN_IN_PS]} {launch.note}".rstrip()
         size = str(len(_code(_KEEPER)))
         # The lock keeps forks out too: a copy of the keeper's end would hide the keeper's death.
         with _platform.spawn_lock:
@@ -185,7 +191,9 @@ class KeptProcess(Process):
         if self._failure is not None and self._failure[0] == "broker":
             _, code, refused = self._failure
             raise _process.broker_error((refused, code))
-        if self._failure is not None and self._failure[0] != "crash":
+        if self._failure is not None and self._failure[0] == "keeper":
+            self._trouble = "its keeper was killed before it could be executed"
+        elif self._failure is not None and self._failure[0] != "crash":
             raise _process.start_error(self._launch, *self._failure)
         what = self._trouble or self._failure
         raise ServerStartError(
@@ -218,6 +226,9 @@ class KeptProcess(Process):
         match what, *facts:
             case "started", int(pid):
                 self.pid = pid
+                if self._launch.holds:
+                    with contextlib.suppress(ProcessLookupError):  # it has ended already
+                        self._main = os.pidfd_open(pid)
             case "failed", str(stage), int(code), bytes(path):
                 self._failure = (stage, code, os.fsdecode(path))
             case ("unable",):
@@ -236,11 +247,24 @@ class KeptProcess(Process):
             case _:
                 self._on_brokers_message(what, *facts)
 
+    def _on_new_keeper(self, pid: int) -> None:
+        """Its deputy has taken its place: say again what it was told and cannot have done."""
+        self._keeper_pid = pid
+        if self._stopping is not None:
+            self._say("stop", *self._stopping)
+        for n in self._unanswered:  # a reply that was lost is none of the caller's concern
+            self._replies[n] = 0
+
     def _on_brokers_message(self, what: object, *facts: object) -> None:
         match what, *facts:
             case "brokered", str(transport), int(port), str(address), int(pid), str(action):
                 if len(self.brokered) < _MOST_BROKERED:
                     self.brokered.append(Brokered(transport, port, address, pid, action))
+            case "keeper", int(pid):
+                self._on_new_keeper(pid)
+            case "lost", str(text):
+                self.lost = text
+                self.broker_troubles.append(text)
             case "trouble", str(text):
                 self.broker_troubles.append(text)
             case _:
@@ -257,15 +281,24 @@ class KeptProcess(Process):
             self._trouble = f"the keeper of {self.argv[0]} (pid {self._popen.pid}) {how}"
         if not self._gone and self.pid:
             self._end_without_keeper()
+        self._close_main()
         _process.forget(self)
         self._changed.notify_all()
 
     def _end_without_keeper(self) -> None:
         """The kernel has killed the command along with its keeper; kill what is left of its group.
 
-        A process that left it (a daemon) is beyond our reach now, which ``_trouble`` tells.
+        It has not where there was a deputy, which was killed as well. A process that left the group
+        (a daemon) is beyond our reach now, which ``_trouble`` tells.
         """
         self._trouble = f"{self._trouble}; a daemon that {self.argv[0]} made may still run"
+        if self._main is not None:
+            family = _linux_proc.descendants(self.pid) if self._wait_status is None else []
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._wait_status is None:
             self._wait_status = int(signal.SIGKILL)
         if self._launch.mode != "inherit":
@@ -357,15 +390,17 @@ class KeptProcess(Process):
     def tree(self) -> list[int]:
         if self._owner != os.getpid() or self.ended:
             return []
-        return _linux_proc.descendants(self._popen.pid)
+        return _linux_proc.descendants(self._keeper_pid)
 
     @override
     def _send_signal(self, number: int) -> None:
         with self._changed:
             self._asked += 1
             n = self._asked
+            self._unanswered.add(n)
             self._say("signal", n, int(number))
         self._wait_until(lambda: n in self._replies, _HANG_GUARD_S)
+        self._unanswered.discard(n)
         code = self._replies.pop(n, 0)
         if code:
             raise OSError(code, f"signal {number} to {self.argv[0]}: {os.strerror(code)}")
@@ -375,7 +410,8 @@ class KeptProcess(Process):
         with self._changed:
             self._read_news()
             self._stuck = ()
-            self._say("stop", int(number), float(grace_s))
+            self._stopping = (int(number), float(grace_s))
+            self._say("stop", *self._stopping)
         patience_s = grace_s + _keeper.STUCK_AFTER_S + _HANG_GUARD_S
         self._wait_until(lambda: bool(self._stuck), patience_s)
         if self._trouble is not None:
@@ -383,7 +419,9 @@ class KeptProcess(Process):
         if self._stuck:
             raise self._error("SIGKILL does not end " + "; ".join(self._stuck))
         if self._socket is not None:
-            raise self._error(f"its keeper (pid {self._popen.pid}) does not answer; is it stopped?")
+            raise self._error(
+                f"its keeper (pid {self._keeper_pid}) does not answer; is it stopped?"
+            )
         return self._killed
 
     def _error(self, what: str) -> ServerError:
@@ -392,7 +430,8 @@ class KeptProcess(Process):
     @override
     def _begin_stop(self, grace_s: float) -> None:
         with self._changed:
-            self._say("stop", int(signal.SIGTERM), grace_s)
+            self._stopping = (int(signal.SIGTERM), grace_s)
+            self._say("stop", *self._stopping)
 
     def _say(self, *message: object) -> None:
         """Tell the keeper something. Needs the lock."""
@@ -413,6 +452,12 @@ class KeptProcess(Process):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._close_main()
+
+    def _close_main(self) -> None:
+        if self._main is not None:
+            os.close(self._main)
+            self._main = None
 
     @override
     def _become_inert(self) -> None:

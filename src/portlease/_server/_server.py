@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError, UsageError
 from portlease._lease import Lease
+from portlease._onlooker import look
 from portlease._server import _check, _crash, _output, _process, _ready, _template, _warnings
 from portlease._server._attempt import Streams
 from portlease._server._cancel import Cancel
@@ -19,7 +20,7 @@ from portlease._server._handover import UnixPaths
 from portlease._server._output import Output, Silence
 from portlease._server._process import limits_told
 from portlease._server._starter import Starter, take_leases
-from portlease._server._warnings import ServerDiedWarning, ServerKilledWarning
+from portlease._server._warnings import HowWarning, ServerDiedWarning, ServerKilledWarning
 from portlease._states import HELD, OFFERED
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Server:
         self._closed = True  # there is nothing yet to be closed
         self._owned: list[Lease] = []
         self._process: Process | None = None
+        self._told_of_loss: Process | None = None
         self._unix: UnixPaths | None = None
         self.leases = {}
         self._reported = False
@@ -312,6 +314,7 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         crash = self._crash()
+        self._warn_of_loss()
         self.stop()
         self._report(value, crash)
 
@@ -319,12 +322,18 @@ class Server:
         state = "stopped" if self._process is None else repr(self._process)
         return f"<Server {self._command.program!r} port={self.lease.port} {state}>"
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # An object whose making failed was closed there, or has nothing to close.
-        if getattr(self, "_closed", True) or self._owner != os.getpid():
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _finalizing: Callable[[], bool] = sys.is_finalizing,
+    ) -> None:
+        # An object whose making failed was closed there, or has nothing to close. When the
+        # interpreter ends, all that runs was stopped before, and modules may be empty by now.
+        if getattr(self, "_closed", True) or _finalizing() or self._owner != os.getpid():
             return
-        if not sys.is_finalizing():
-            _warn(f"{self!r} was not stopped; use `with`, or stop()", ResourceWarning, source=self)
+        text = f"{self!r} was not stopped; use `with`, or stop()"
+        if look.dropped is None or not look.dropped(text):
+            _warn(text, ResourceWarning, source=self)
         if self._process is not None:
             self._process.abandon()
         self._process = None
@@ -343,6 +352,19 @@ class Server:
         if (crash := self._crash()) is not None:
             self._reported = True
             raise crash
+        self._warn_of_loss()
+
+    def _warn_of_loss(self) -> None:
+        """Tell, once, that it does without a broker now."""
+        process = self._process
+        if process is None or process.lost is None or process is self._told_of_loss:
+            return
+        self._told_of_loss = process
+        _warnings.tell(
+            f"{self._command.program} (port {self.lease.port}): {process.lost}; restart() gives it "
+            "a broker again",
+            HowWarning,
+        )
 
     def _report(self, value: BaseException | None, crash: ServerDiedError | None = None) -> None:
         """Tell of a crash on leaving a block, unless it was told: as a note, or as a warning.
@@ -395,6 +417,8 @@ class Server:
             self._halt()
             raise
         self.ready_after_s = time.monotonic() - begun
+        if look.ready is not None:
+            look.ready(self)
 
     def _begin_end(self) -> None:
         self.process.begin_stop(self._command.stop_timeout_s)

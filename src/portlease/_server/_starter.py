@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from portlease._errors import BrokerUnavailableError, UsageError
+from portlease._onlooker import look
 from portlease._server import _failure, _means, _template, _warnings
 from portlease._server._attempt import Attempt
 from portlease._server._warnings import HowWarning
@@ -35,7 +36,7 @@ def take_leases(command: Command, given: Lease | None, owned: list[Lease]) -> di
         given: that of its main port, if there is one already.
         owned: each lease that is taken is added to it at once; they are the caller's to release.
     """
-    label = command.label or command.program
+    label = command.label or look.named(command.program)
     leases: dict[str, Lease] = {}
     for name in sorted(command.names(), key=lambda name: (name != _template.PORT, name)):
         if name == _template.PORT and given is not None:

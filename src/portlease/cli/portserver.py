@@ -30,7 +30,8 @@ and is then free again. It is free for TCP and UDP, and GUARDED: no other lease 
 it cannot be had (no such process, garbage, no port left) the client is hung up on, which clients
 take for "no", and the reason is told here.
 
-Linux only. `portlease ls` shows what is out.
+Linux only. `portlease ls` shows what is out, and `portlease run --portserver -- CMD` serves for as
+long as one command runs.
 """
 
 

@@ -21,22 +21,26 @@ if TYPE_CHECKING:
 
 _NOBODY: Final = "nobody"
 
-# PR_SET_PDEATHSIG (1) is what ends a server whose keeper is killed, by SIGKILL (9). The kernel
-# forgets it when a process changes its user (prctl(2)), so it is said once more. All imports come
-# before: the other user may not be able to read this interpreter's library. (execvp() needs
-# warnings.)
+# PR_SET_PDEATHSIG (1) is what ends a server whose keeper is killed, unless that has a deputy. The
+# kernel forgets it when a process changes its user (prctl(2)), so what was set (PR_GET_PDEATHSIG,
+# 2) is said once more. All imports come before: the other user may not be able to read this
+# interpreter's library. (execvp() needs warnings.)
 _BECOME: Final = """\
 # portlease: becomes another user, and then the command behind --
 import os, sys, warnings
 uid, gid, home = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 prctl = lambda *_: None
+signal = at = 0
 if sys.platform == "linux":
     import ctypes
     prctl = ctypes.CDLL(None).prctl
+    signal = ctypes.c_int()
+    at = ctypes.byref(signal)
+prctl(2, at, 0, 0, 0)
 os.setgroups([gid])
 os.setgid(gid)
 os.setuid(uid)
-prctl(1, 9, 0, 0, 0)
+prctl(1, signal, 0, 0, 0)
 os.environ["HOME"] = home
 os.execvp(sys.argv[5], sys.argv[5:])
 """

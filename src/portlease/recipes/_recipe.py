@@ -35,6 +35,7 @@ from portlease._errors import (
     ServerTimeoutError,
     UsageError,
 )
+from portlease._onlooker import look
 from portlease._server import _ready
 from portlease._server._command import must_know
 from portlease._server._home import Home
@@ -335,7 +336,7 @@ class RecipeServer:
     def _take_lease(self) -> Lease:
         settings = self._settings
         return take_lease(
-            host=settings.get("host"), label=settings.get("label") or self.recipe.name
+            host=settings.get("host"), label=settings.get("label") or look.named(self.recipe.name)
         )
 
     def _bind_host(self) -> str:
@@ -364,7 +365,7 @@ class RecipeServer:
             env={**plan.env, **(settings.get("env") or {})},
             cwd=self.home if plan.cwd is None else plan.cwd,
             ready=self._check(),
-            label=settings.get("label") or self.recipe.name,
+            label=settings.get("label") or look.named(self.recipe.name),
             wait_for=plan.wait_for,
             how=settings.get("how"),
         )
