@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,16 @@ from _need import need
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Plugins that a developer's environment has, and that warn or shuffle.
-ALONE = ("-p", "no:randomly", "-p", "no:asyncio")
+ALONE = ("-p", "portlease", "-p", "xdist")
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those that a run names: others of this environment warn or shuffle, and cost time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        monkeypatch.delenv(name)  # ours, not theirs
+
 
 USES = """
     import socket
@@ -103,7 +112,7 @@ def test_a_failed_test_shows_what_its_servers_wrote(pytester: pytest.Pytester) -
             assert False
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
+    result = pytester.runpytest_subprocess(*ALONE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Last output of <Server *", "it says so"])
 
@@ -120,7 +129,7 @@ def test_takeover_in_every_kind_of_ini(pytester: pytest.Pytester, name: str, tex
     """As the README writes it, in pytest's own TOML too."""
     (pytester.path / name).write_text(text)
     pytester.makepyfile("def test_it(): pass")
-    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
+    result = pytester.runpytest_subprocess(*ALONE)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["portlease takes over: *"])
 
@@ -161,7 +170,7 @@ def test_a_test_that_fails_gives_its_port_back(pytester: pytest.Pytester) -> Non
             assert all(portlease.who(port).free for port in seen)
         """
     )
-    result = pytester.runpytest_subprocess(*ALONE, "-p", "no:xdist")
+    result = pytester.runpytest_subprocess(*ALONE)
     result.assert_outcomes(passed=1, failed=1)
 
 
@@ -246,5 +255,5 @@ def test_a_how_that_is_none_ends_the_run_before_it_begins(pytester: pytest.Pytes
 def test_how_is_in_the_help(pytester: pytest.Pytester) -> None:
     """`pytest --help` lists the ini option with its choices."""
     pytester.makeini("[pytest]\n")
-    result = pytester.runpytest_subprocess("--help")
+    result = pytester.runpytest_subprocess(*ALONE, "--help")
     result.stdout.fnmatch_lines("*portlease_how (string):*")
