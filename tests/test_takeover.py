@@ -5,12 +5,17 @@ The libraries are the real ones, as they were released; nothing of them is impor
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from _need import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,14 +199,12 @@ def test_signature_and_undoing(library: str) -> None:
 
 
 def test_cpythons_helpers() -> None:
-    """Those of test.support, where there is one."""
+    """Those of test.support, which an interpreter may have been installed without."""
+    if importlib.util.find_spec("test.support") is None:
+        need._missing("test.support", "this Python was installed without its own tests")
     _run(
         """
-        import importlib.util
-        try:
-            from test.support.socket_helper import bind_port, find_unused_port
-        except ImportError:  # an interpreter without its tests
-            raise SystemExit
+        from test.support.socket_helper import bind_port, find_unused_port
         _takeover.take_over()
         check(find_unused_port())
         check(find_unused_port(socket.AF_INET, socket.SOCK_DGRAM), socket.SOCK_DGRAM)
@@ -255,6 +258,39 @@ def test_another_version_without_the_function_is_told() -> None:
         """
     )
     assert out == "{'portend': ['find_available_local_port()']}"
+
+
+def test_the_ports_of_a_test_are_kept_while_it_runs() -> None:
+    """A factory called 200 times before anything is bound; earlier tests' go when there are many.
+
+    A runner that seeds `random` (pytest-randomly) has no part in which numbers they are.
+    """
+    _run(
+        """
+        import os, random
+        os.environ.pop("PYTEST_XDIST_WORKER", None)  # it would be in the label
+        from aiohttp.test_utils import unused_port
+        _takeover.take_over()
+        def take(test, n):
+            os.environ["PYTEST_CURRENT_TEST"] = test + " (call)"
+            found = set()
+            for _ in range(n):
+                random.seed(0)
+                found.add(unused_port())
+            return found
+        def leased():
+            return {one.port: one.label for one in portlease.leases() if one.pid == os.getpid()}
+        first = take("a::test_first", 200)
+        assert len(first) == 200
+        assert leased() == dict.fromkeys(first, "a::test_first")
+        second = take("a::test_second", 1)
+        assert len(leased()) == 64 and second < set(leased())
+        third = take("a::test_third", 400)
+        assert len(leased()) == 256 and set(leased()) <= third
+        _takeover.undo()
+        assert not leased()
+        """
+    )
 
 
 def test_a_port_server_is_left_to_portpicker() -> None:
@@ -311,6 +347,14 @@ _SUITE = """
 """
 
 
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arguments that load ours and theirs, and nothing else that is installed here."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    names = ("xdist", "pytest_asyncio.plugin", "anyio.pytest_plugin", "portlease.pytest_plugin")
+    return [word for name in names for word in ("-p", name)]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -320,15 +364,79 @@ _SUITE = """
         ("-p", "portlease.takeover", "-o", "portlease_takeover=true"),
     ],
 )
-def test_fixtures_of_others(pytester: pytest.Pytester, arguments: Sequence[str]) -> None:
+def test_fixtures_of_others(
+    pytester: pytest.Pytester, plugins: Sequence[str], arguments: Sequence[str]
+) -> None:
     """pytest-asyncio's and anyio's, by the plugin's name and by the ini option."""
     pytester.makepyfile(_SUITE)
-    result = pytester.runpytest_subprocess("-p", "no:randomly", *arguments)
+    result = pytester.runpytest_subprocess(*plugins, *arguments)
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["portlease takes over: *pytest-asyncio: unused_tcp_port*"])
 
 
-def test_without_it_nothing_is_taken_over(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("portlease.takeover", "pytest_asyncio.plugin", "anyio.pytest_plugin"),
+        ("anyio.pytest_plugin", "pytest_asyncio.plugin", "portlease.takeover"),
+    ],
+)
+def test_plugins_load_in_any_order(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, order: Sequence[str]
+) -> None:
+    """Before the plugins whose fixtures it serves, or after them: all the same."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(_SUITE)
+    result = pytester.runpytest_subprocess(*(word for name in order for word in ("-p", name)))
+    result.assert_outcomes(passed=4)
+
+
+def test_a_pytest_within_pytest_does_not_end_it(
+    pytester: pytest.Pytester, plugins: Sequence[str]
+) -> None:
+    """A plugin's own suite runs pytest in its process; what the outer one began, it ends itself."""
+    pytester.makepyfile(
+        """
+        import portlease
+        import pytest
+
+        pytest_plugins = "pytester"
+        INNER = "def test_inner(unused_tcp_port): pass"
+
+        def leased(port):
+            return [one for one in portlease.leases() if one.port == port]
+
+        def test_inner(pytester):
+            pytester.makepyfile(INNER)
+            plugins = "-p", "pytest_asyncio.plugin", "-p", "portlease.takeover"
+            pytester.runpytest_inprocess(*plugins).assert_outcomes(passed=1)
+
+        def test_outer(unused_tcp_port):
+            assert leased(unused_tcp_port)
+        """
+    )
+    result = pytester.runpytest_subprocess(*plugins, "-p", "portlease.takeover")
+    result.assert_outcomes(passed=2)
+
+
+def test_without_pytest() -> None:
+    """Another runner calls take_over(); pytest is not even imported."""
+    _run(
+        """
+        from portlease.takeover import take_over, undo
+        from portend import find_available_local_port
+        assert "pytest" not in sys.modules
+        assert take_over() and not take_over()
+        check(find_available_local_port())
+        undo()
+        assert not mine(find_available_local_port())
+        """
+    )
+
+
+def test_without_it_nothing_is_taken_over(
+    pytester: pytest.Pytester, plugins: Sequence[str]
+) -> None:
     """Installed is not asked for."""
     pytester.makepyfile(
         """
@@ -338,14 +446,33 @@ def test_without_it_nothing_is_taken_over(pytester: pytest.Pytester) -> None:
             assert not [one for one in portlease.leases() if one.port == unused_tcp_port]
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:randomly")
+    result = pytester.runpytest_subprocess(*plugins)
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*takes over*")
 
 
-def test_a_wrong_ini_value_is_one_clear_error(pytester: pytest.Pytester) -> None:
+def test_a_wrong_ini_value_is_one_clear_error(
+    pytester: pytest.Pytester, plugins: Sequence[str]
+) -> None:
     """What is neither true nor false is refused before any test runs."""
     pytester.makepyfile("def test_it(): pass")
-    result = pytester.runpytest_subprocess("-o", "portlease_takeover=perhaps")
+    result = pytester.runpytest_subprocess(*plugins, "-o", "portlease_takeover=perhaps")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*portlease_takeover*perhaps*"])
+
+
+def test_no_collisions_in_a_storm() -> None:
+    """The benchmark in small: 400 ports, bind(0) and connect() without pause, two workers."""
+    need.capability("netns")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.takeover", "--parts", "storm", "--quick", "--json"],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    off, on = json.loads(done.stdout)["storm"]["rows"]
+    assert (off["takeover"], off["tests"]) == (False, 60)
+    assert (on["takeover"], on["tests"], on["failed"], on["double"]) == (True, 60, 0, 0)

@@ -4,6 +4,9 @@ Each of them promises a number that "is unused"; who has called it binds the num
 without SO_REUSEADDR. So it gets a GUARDED port: free for any bind of that number, never given to
 another lease, and outside the range from which bind(0) and connect() are served (docs/promise.md).
 
+How long: the ports of the test that runs stay its own until it has ended, and longer while few
+others are asked for; a function cannot know when its caller has bound, nor for how long.
+
 How a function is taken over: not its name is replaced but its code (``__code__``), in place. Who
 has imported it earlier (``from portpicker import pick_unused_port``) has the same function object,
 so the order of imports and of plugins does not matter. A library that is not imported yet is seen
@@ -13,17 +16,19 @@ undone, and then nothing of it is left.
 
 from __future__ import annotations
 
+import atexit
 import importlib.abc
 import inspect
 import os
 import socket
 import sys
+from collections import deque
 from types import FunctionType
 from typing import TYPE_CHECKING, NamedTuple
 
-from portlease import socket_helper
+from portlease import _platform, socket_helper
 from portlease._errors import PortleaseError
-from portlease._take import drop_guarded, guarded
+from portlease._take import lease_guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any, Final
 
+    from portlease._lease import Lease
     from portlease._wish import Kind
 
 _ANY_FREE: Final = (None, 0, "0")
@@ -39,9 +45,44 @@ _ANY_FREE: Final = (None, 0, "0")
 # --- what is called instead ---------------------------------------------------------------------
 
 
+_KEPT_OF_OTHERS: Final = 64
+_KEPT: Final = 256
+"""How many leases are kept, of two or three descriptors each."""
+
+_kept: Final[deque[tuple[str, Lease]]] = deque()
+"""With the label that says whose they are, the oldest first."""
+
+
 def _port(kind: Kind, ports: Iterable[int] | None = None) -> int:
     """A GUARDED port, labelled with the test that runs."""
-    return guarded(kind, _label(), ports)
+    label = _label()
+    lease = lease_guarded(kind, label, ports)
+    with _platform.spawn_lock:
+        _kept.append((label, lease))
+        while len(_kept) > _KEPT or (len(_kept) > _KEPT_OF_OTHERS and _kept[0][0] != label):
+            _kept.popleft()[1].release()
+    return lease.port
+
+
+def _give_back(port: int) -> bool:
+    """End the lease of a port before its time; False if there is none (any more)."""
+    with _platform.spawn_lock:
+        for one in _kept:
+            if one[1].port == port:
+                _kept.remove(one)
+                one[1].release()
+                return True
+    return False
+
+
+def _give_all_back() -> None:
+    while _kept:
+        _kept.popleft()[1].release()
+
+
+atexit.register(_give_all_back)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_kept.clear)
 
 
 def _label() -> str:
@@ -92,7 +133,7 @@ def _portpicker_pick(
 
 
 def _portpicker_return(taken: Taken, port: int) -> None:
-    if not drop_guarded(port):
+    if not _give_back(port):
         taken.original(port)
 
 
@@ -104,7 +145,7 @@ def _tornado(
     bind_sockets: Callable[..., list[socket.socket]] = sys.modules["tornado.netutil"].bind_sockets
     port = _port("tcp")
     sock = bind_sockets(port, address, family=socket.AF_INET, reuse_port=reuse_port)[0]
-    drop_guarded(port)  # the socket itself holds it
+    _give_back(port)  # the socket itself holds it
     return sock, port
 
 
@@ -229,13 +270,19 @@ class _State:
 _state: Final = _State()
 
 
-def take_over() -> None:
-    """Take over every known function, now or when its library is imported. May be called again."""
-    if _state.finder is None:
-        _state.finder = _Finder()
-        sys.meta_path.insert(0, _state.finder)
-        for name in {target.module for target in TARGETS} & set(sys.modules):
-            _take_module(sys.modules[name])
+def take_over() -> bool:
+    """Take over every known function, now or when its library is imported. May be called again.
+
+    Returns:
+        Whether it was this call that did it, and so whose :func:`undo` ends it.
+    """
+    if _state.finder is not None:
+        return False
+    _state.finder = _Finder()
+    sys.meta_path.insert(0, _state.finder)
+    for name in {target.module for target in TARGETS} & set(sys.modules):
+        _take_module(sys.modules[name])
+    return True
 
 
 def undo() -> None:
@@ -245,6 +292,7 @@ def undo() -> None:
         _state.finder = None
     for taken in (*_state.taken.values(), *_state.replaced):
         taken.undo()
+    _give_all_back()
     _state.taken.clear()
     _state.replaced.clear()
     _state.missing.clear()
@@ -252,12 +300,12 @@ def undo() -> None:
 
 def taken_over() -> dict[str, list[str]]:
     """What was taken over by now: for each library, what its users know it by."""
-    return _shown(_state.taken)
+    return _shown(target for target in TARGETS if target in _state.taken)
 
 
 def not_found() -> dict[str, list[str]]:
     """What should be there and is not: another version of a library than those known."""
-    return _shown(_state.missing)
+    return _shown(target for target in TARGETS if target in _state.missing)
 
 
 def _shown(targets: Iterable[Target]) -> dict[str, list[str]]:

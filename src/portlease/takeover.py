@@ -2,6 +2,9 @@
 
 Set ``portlease_takeover = true`` in the ini file, or run ``pytest -p portlease.takeover``. What is
 taken over, and how, is in :mod:`portlease._takeover`; a line of the report's header says it too.
+
+Other runners (:mod:`unittest`) call :func:`take_over`, and :func:`undo` if it is to end before the
+process does. This module needs no pytest.
 """
 
 from __future__ import annotations
@@ -10,21 +13,26 @@ import sys
 from typing import TYPE_CHECKING
 
 from portlease import _takeover
+from portlease._takeover import take_over, undo
 
 if TYPE_CHECKING:
     import pytest
 
+__all__ = ["take_over", "undo"]
+
+# The configuration that began it: a suite that runs pytest within pytest (pytester) has several.
+_BEGAN = "_portlease_takeover_began"
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin; libraries that the suite imports later are seen to when it does."""
-    del config
-    _takeover.take_over()
+    setattr(config, _BEGAN, take_over())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End: every function is given back."""
-    del config
-    _takeover.undo()
+    """End, where it was begun: every function is given back."""
+    if getattr(config, _BEGAN, False):
+        undo()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -20,7 +20,21 @@ from portlease.cli._signals import Interrupted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS = ("run", "get", "hold", "ls", "who", "recipe", "portserver", "doctor", "completion")
+_COMMANDS = (
+    "run",
+    "get",
+    "hold",
+    "ls",
+    "who",
+    "recipe",
+    "repeat",
+    "isolate",
+    "audit",
+    "lint",
+    "portserver",
+    "doctor",
+    "completion",
+)
 
 _HELP = """\
 Ports that nobody else can take, for tests and the servers they start.
@@ -32,6 +46,10 @@ Ports that nobody else can take, for tests and the servers they start.
   portlease hold -n 3                      three ports, until Ctrl-C
   portlease who 8080                       who has it?
   portlease recipe postgresql -- pytest    a PostgreSQL of its own for pytest
+  portlease repeat -n 8 -- pytest          what fails only in company?
+  portlease isolate -- pytest              in a network of its own
+  portlease audit -- pytest                every bind: is its port hard-coded?
+  portlease lint tests                     the same, from the text
 
 Numbers for scripts stand alone on standard output, words for people go to standard error, and
 --json speaks to programs. `portlease COMMAND --help` tells more, `portlease` alone this.

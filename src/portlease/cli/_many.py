@@ -16,14 +16,15 @@ from portlease._errors import PortleaseError, ResourceLimitError, ServerError
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._output import Output
 from portlease._server._process import Process
-from portlease._server._server import Server
 from portlease.cli import _say, _signals, _status, _told
 from portlease.cli._job import HEADINGS, Job
 from portlease.cli._progress import Progress
+from portlease.cli._started import PlannedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from portlease._server._server import Server
     from portlease.cli._plan import Plan
 
 
@@ -99,7 +100,8 @@ class _Crowd:
             self._write(failed)
             return
         if self._plan.as_json:
-            _say.write_json({"servers": [job.as_server() for job in self._jobs]})
+            servers = [job.as_server() for job in self._jobs]
+            _say.write_json({"servers": servers, **self._plan.said_of_portserver()})
         else:
             _say.write_numbers([job.ports["port"] for job in self._jobs])
         for job in changes:
@@ -155,9 +157,9 @@ class _Crowd:
     def report(self) -> None:
         """Tell how it went."""
         if self._plan.as_json:
-            _say.write_json(
-                {"status": self.status(), "runs": [job.as_dict() for job in self._jobs]}
-            )
+            runs = [job.as_dict() for job in self._jobs]
+            told = self._plan.said_of_portserver()
+            _say.write_json({"status": self.status(), **told, "runs": runs})
         elif not self._plan.quiet:
             _say.table(HEADINGS, [job.row() for job in self._jobs], stderr=True)
 
@@ -187,7 +189,7 @@ class _Crowd:
         plan, begun = self._plan, time.monotonic()
         with plan.main_lease(job.number) as main:
             job.ports = {"port": main.port}
-            server = Server(plan.command(), main, cancel=self._end)
+            server = PlannedServer(plan, plan.command(), main, cancel=self._end)
             try:
                 job.ready_s = time.monotonic() - begun
                 job.starts, job.pid = server.starts, server.process.pid

@@ -9,6 +9,7 @@ import click
 
 from portlease import _pool
 from portlease._server import _template
+from portlease.cli import _names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +105,7 @@ class Offsets(Numbers):
 
 
 class PortName(Text):
-    """The name of a port in templates."""
+    """The name of a port in templates; in upper case, that of its variable too."""
 
     name = "name"
 
@@ -121,10 +122,11 @@ class PortName(Text):
                 param,
                 ctx,
             )
-        if not _template.is_name(text):
+        if not _template.is_name(_names.in_lower_case(text)):
             self.fail(
                 f"{text!r} cannot name a port: use lower-case letters, digits and _, beginning "
-                f"with a letter, and none of {', '.join(sorted(_template.RESERVED))}",
+                f"with a letter, and none of {', '.join(sorted(_template.RESERVED))}; or a name "
+                "all in upper case, which is its variable's too",
                 param,
                 ctx,
             )

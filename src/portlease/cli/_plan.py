@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portlease._server._check import Ready
     from portlease._server._command import How, PortKind
     from portlease._server._server import Server
+    from portlease.cli._env_file import EnvFile
 
 TIMEOUT_S: Final = 30.0
 
@@ -48,6 +49,12 @@ class Plan:
     verbose: bool
     quiet: bool
     as_json: bool
+    env_file: EnvFile | None = None
+    """To be written before the server starts."""
+    elsewhere: bool = False
+    """Its servers are run by somebody else."""
+    portserver: str | None = None
+    """The address of the port server that serves meanwhile."""
 
     @property
     def patience_s(self) -> float:
@@ -81,10 +88,25 @@ class Plan:
             )
         return found
 
+    def said_of_portserver(self) -> dict[str, str]:
+        """For JSON: nothing, where there is none."""
+        return {} if self.portserver is None else {"portserver": self.portserver}
+
     @property
     def is_timed(self) -> bool:
         """Whether a command in the foreground must be ready at some time, which is asked for."""
-        return bool(self.ready) or self.timeout_s is not None
+        return bool(self.ready) or self.timeout_s is not None or self.elsewhere
+
+    def elsewhere_names(self) -> tuple[str, ...]:
+        """The ports that somebody else is to listen on: those that were named, or the main one."""
+        if self.wait_for is not None:
+            return self.wait_for
+        named = [
+            name
+            for name, kind in self.kinds.items()
+            if kind != "unix" and (name != _template.PORT or name in self.templates())
+        ]
+        return tuple(named) or (_template.PORT,)
 
     def command(self, *, foreground: bool = False, how: How | None = None) -> Command:
         """The server's command; in the foreground it counts as up at once, if nothing is asked.
@@ -99,9 +121,9 @@ class Plan:
             env=self.env,
             host=self.host,
             label=self.label,
-            wait_for=() if at_once else self.wait_for,
+            wait_for=() if at_once or self.elsewhere else self.wait_for,
             ready=self.ready or None,
-            how=how or self.how,
+            how=how or self.how or ("step-aside" if self.elsewhere else None),
             timeout_s=self.patience_s,
             stop_timeout_s=self.stop_timeout_s,
             known_only=True,
@@ -121,6 +143,24 @@ class Plan:
             ServerDiedError: the server has ended by itself.
         """
         return self._like(self.client).filled(server.ports, server.host, server.paths)
+
+    def variables(
+        self, ports: Mapping[str, int], host: str, paths: Mapping[str, str]
+    ) -> dict[str, str]:
+        """What is added to the server's environment, for an env file.
+
+        Descriptors are left out: they mean nothing to any other process.
+        """
+        command = self.command()
+        _, env = command.filled(ports, host, paths)
+        names = ["PORT" if name == _template.PORT else f"{name.upper()}_PORT" for name in ports]
+        names += [f"{name.upper()}_PATH" for name in paths]
+        names += [
+            name
+            for name, text in self.env.items()
+            if command.fds().isdisjoint(_template.names_in([text]))
+        ]
+        return {name: env[name] for name in dict.fromkeys(names)}
 
     def _like(self, args: tuple[str, ...]) -> Command:
         return Command(args=args, kinds=self.kinds, env=self.env, known_only=True)

@@ -32,7 +32,9 @@ SIGPIPE: Final = 13  # Windows has no name for it
 # As env(1), timeout(1) and nohup(1) have them.
 TABLE: Final = """\
   0      done; of `run`, `hold`, `recipe`: the command's own status passes
-  1      who: the port cannot be bound; doctor: the promise is limited here
+  1      who: the port cannot be bound; doctor: the promise is limited here;
+         repeat: something failed only in company; lint, audit --strict:
+         there are findings
   2      an argument that can never work
   124    the server was not ready in time
   125    portlease itself could not do it: no port, no resource, no permission

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 import shlex
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,19 @@ import click
 
 from portlease._errors import PortleaseError, UsageError
 from portlease._server import _check, _template
-from portlease.cli import _foreground, _lookup, _options, _pair, _say, _signals, _status, _told
+from portlease.cli import (
+    _env_file,
+    _foreground,
+    _lookup,
+    _names,
+    _options,
+    _pair,
+    _say,
+    _signals,
+    _status,
+    _told,
+)
+from portlease.cli._names import Names
 from portlease.cli._plan import TIMEOUT_S, Plan
 from portlease.cli._started import StartedServer
 
@@ -19,10 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from portlease._server._check import Ready
-    from portlease._server._command import How, PortKind
+    from portlease._server._command import How
     from portlease._server._server import Server
 
 _THEN = "--then"
+_PORTSERVER = "PORTSERVER_ADDRESS"
 _TELLS_IT = {_template.PORT, _template.FD}
 
 _HELP = """\
@@ -37,11 +53,14 @@ Run a command on a port that is leased for it.
   portlease run -n 8 -- ./server {port} --then ./test http://127.0.0.1:{port}
   portlease run --how broker -- ./server-without-reuseaddr {port}
   portlease run -- ./server --listen-fd {fd} --then ./test {port}
+  portlease run --portserver -- bazel test //...
+  portlease run --env-file .env --port WEB --port DB -- docker compose up
 
 In the arguments and in the values of -e, {port} is the number, {NAME} that of a further port that
 --port or --udp names, and {host} the address to bind, 127.0.0.1 unless --host says otherwise. {fd}
 and {NAME_fd} are the descriptors of sockets that listen already and are handed over. Other braces
-stay as they are; {{port}} is the text {port}. PORT and NAME_PORT are set in the environment.
+stay as they are; {{port}} is the text {port}. PORT and NAME_PORT are set in the environment; a name
+in upper case (--port WEB) is a variable of its own, too.
 
 Alone, the command runs in the foreground: the terminal, standard input and output, signals and
 Ctrl-C are its own, and so is the exit status. What it leaves running in the background is ended
@@ -63,6 +82,14 @@ sees why it fails, has its port GUARDED from the start: free for any server, kep
 lease. --how hand-over sets LISTEN_FDS for it, as systemd does; with --how broker its bind(2) is
 done for it, so that the port is held all the time whatever the server is like (Linux; sudo and su
 do not work below it).
+
+--env-file writes the variables into a file as well, for whoever reads such: docker compose, dotenv,
+direnv, `. ./.env.ports`. It is there before the command starts and gone when it has ended; a file
+that portlease has not written is left alone, unless --force is said. Where a daemon binds the ports
+(docker compose, systemd-run), --elsewhere makes --then wait until anybody listens on them.
+
+--portserver serves ports to whatever the command starts, for as long as it runs: portpicker, Bazel
+and C++ suites ask for them at PORTSERVER_ADDRESS.
 
 \b
 --json: with --then or -n, one document on standard output, with the clients'
@@ -106,7 +133,8 @@ class _Run(click.Command):
     multiple=True,
     type=_options.PortName(),
     metavar="NAME",
-    help="Lease a further TCP port, {NAME}. May be repeated.",
+    help="Lease a further TCP port, {name} and NAME_PORT; a NAME in upper case is a variable, too. "
+    "May be repeated.",
 )
 @click.option(
     "--udp",
@@ -178,6 +206,25 @@ class _Run(click.Command):
 @_options.where
 @_options.label
 @_options.any_how
+@click.option(
+    "--env-file",
+    metavar="FILE",
+    help="Write the variables into a file as well, for docker compose and others that read one; "
+    "it is there before the command starts, and gone when it has ended.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE, whoever has written it.")
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="Its servers are somebody else's, as docker compose's are dockerd's: ready when anybody "
+    "listens on the ports that are named.",
+)
+@click.option(
+    "--portserver",
+    is_flag=True,
+    help="Serve ports to whatever the command starts: PORTSERVER_ADDRESS, as portpicker, Bazel and "
+    "C++ suites ask for them; see `portlease portserver --help`.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Tell more, and show the server's output.")
 @click.option("-q", "--quiet", is_flag=True, help="Tell of errors only.")
 @_options.as_json
@@ -205,6 +252,10 @@ def command(  # noqa: PLR0913 - its options
     label: str | None,
     how: How | None,
     verbose: bool,
+    env_file: str | None,
+    force: bool,
+    elsewhere: bool,
+    portserver: bool,
     quiet: bool,
     as_json: bool,
     words: tuple[str, ...],
@@ -212,37 +263,84 @@ def command(  # noqa: PLR0913 - its options
     """Sort out what is to be run, and run it."""
     if not words:
         raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS... {port}")
-    server, client = _split(words, then)
+    names = Names(tcp_names, udp_names, unix_names)
+    server, client = _split(
+        tuple(map(names.in_templates, words)), then and names.in_templates(then)
+    )
+    if force and env_file is None:
+        raise click.UsageError("--force is for --env-file, and there is none")
+    if env_file is not None and n > 1:
+        raise click.UsageError(
+            f"one file cannot tell {n} servers' ports; leave -n or --env-file out"
+        )
+    if elsewhere and how in {"broker", "hand-over"}:
+        raise click.UsageError(
+            f"--how {how} reaches the command's own processes, and with --elsewhere others bind"
+        )
     if ready_log and n == 1 and not client:
         raise click.UsageError(
             "--ready-log reads what the command writes, and alone it writes to our terminal or "
             "pipe; give it a client (--then)"
         )
-    return _run(
-        Plan(
-            server=server,
-            client=client,
-            kinds=_kinds(tcp_names, udp_names, unix_names),
-            env=dict(env),
-            host=host,
-            ports=ports,
-            label=label,
-            how=how,
-            ready=_ready(ready, ready_log),
-            wait_for=wait_for or None,
-            timeout_s=timeout_s,
-            stop_timeout_s=stop_timeout_s,
-            n=n,
-            verbose=verbose,
-            quiet=quiet,
-            as_json=as_json,
-        )
+    plan = Plan(
+        server=server,
+        client=client,
+        kinds=names.kinds,
+        env=names.variables | {name: names.in_templates(text) for name, text in env},
+        host=host,
+        ports=ports,
+        label=label,
+        how=how,
+        ready=_ready(map(names.in_templates, ready), ready_log),
+        wait_for=tuple(map(_names.in_lower_case, wait_for)) or None,
+        timeout_s=timeout_s,
+        stop_timeout_s=stop_timeout_s,
+        n=n,
+        verbose=verbose,
+        quiet=quiet,
+        as_json=as_json,
+        elsewhere=elsewhere,
     )
+    # What can never work is found out before anything is started.
+    plan.command(foreground=n == 1 and not client)
+    with contextlib.ExitStack() as stack:
+        if portserver:
+            plan = _with_portserver(plan, stack)
+        if env_file is not None:
+            plan = _with_env_file(plan, stack, env_file, force=force)
+        return _run(plan)
+
+
+def _with_portserver(plan: Plan, stack: contextlib.ExitStack) -> Plan:
+    """A port server for as long as the command lives, and the command told of it."""
+    if _PORTSERVER in plan.env:
+        raise UsageError(f"-e {_PORTSERVER} and --portserver are two of them; leave one out")
+    if sys.platform != "linux":
+        raise UsageError(f"a port server needs pidfds, which {sys.platform} does not have")
+    from portlease import _portserver
+
+    # Signals are for the main thread: the server's gets our mask as it starts.
+    before = _signals.hold_back()
+    try:
+        address = stack.enter_context(
+            _portserver.serving(tell=_say.say if plan.verbose else None, refused=_say.say)
+        )
+    finally:
+        _signals.let_go(before)
+    if plan.talks:
+        _say.say(f"serves ports to {plan.server[0]} and its children at {_PORTSERVER}={address}")
+    return dataclasses.replace(plan, env={**plan.env, _PORTSERVER: address}, portserver=address)
+
+
+def _with_env_file(plan: Plan, stack: contextlib.ExitStack, path: str, *, force: bool) -> Plan:
+    """The file that is to tell its ports: can it be written, and say what it is to say?"""
+    ports = {name: 1 for name, kind in plan.kinds.items() if kind != "unix"}
+    _env_file.text(plan.variables(ports, "127.0.0.1", {}))
+    file = stack.enter_context(_env_file.EnvFile(path, force=force))
+    return dataclasses.replace(plan, env_file=file)
 
 
 def _run(plan: Plan) -> int:
-    # What can never work is found out before anything is started.
-    plan.command(foreground=plan.n == 1 and not plan.client)
     for given in filter(None, (plan.server, plan.client)):
         _lookup.must_be_apart(given, plan.filled(given)[1])
     for words in (plan.client, *(one for one in plan.ready if isinstance(one, (list, tuple)))):
@@ -307,18 +405,6 @@ def _shell_words(text: str) -> list[str]:
         raise click.UsageError(f"{_THEN} {text!r} are no shell words: {error}") from error
 
 
-def _kinds(tcp: Iterable[str], udp: Iterable[str], unix: Iterable[str]) -> dict[str, PortKind]:
-    kinds: dict[str, PortKind] = dict.fromkeys(tcp, "tcp")
-    for name in udp:
-        kinds[name] = "both" if name in kinds else "udp"
-    for name in unix:
-        if name in kinds:
-            raise click.UsageError(f"--unix {name} is the name of a port already; give it another")
-        kinds[name] = "unix"
-    main = kinds.pop(_template.PORT, "tcp")
-    return {_template.PORT: main, **kinds}
-
-
 def _ready(texts: Iterable[str], patterns: Iterable[str]) -> tuple[Ready, ...]:
     found: list[Ready] = []
     for pattern in patterns:
@@ -342,7 +428,8 @@ def _alone(plan: Plan) -> int:
         if plan.talks:
             _tell_ports(plan, numbers)
         if plan.as_json and plan.is_timed:
-            _say.tell_json({"event": "started", "ports": numbers})
+            started = {"event": "started", "ports": numbers, **plan.said_of_portserver()}
+            _say.tell_json(started)
         # A signal that comes while the command starts is for the command; but one that is waited
         # for is not the command's alone.
         before = None if plan.is_timed else _signals.hold_back()
@@ -398,7 +485,8 @@ def _tell_up(plan: Plan, server: Server, ports: Mapping[str, int]) -> None:
     """It has been executed; it is ready, if that was asked for."""
     after_s = server.ready_after_s
     if plan.as_json:
-        event = {"event": "ready"} if plan.is_timed else {"event": "started", "ports": ports}
+        started = {"event": "started", "ports": ports, **plan.said_of_portserver()}
+        event = {"event": "ready"} if plan.is_timed else started
         after = {"after_s": round(after_s, 4)} if plan.is_timed else {}
         _say.tell_json(
             {

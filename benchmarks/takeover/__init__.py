@@ -1,0 +1,1 @@
+"""Takeover, shown on suites that nobody here wrote, and in a storm."""
