@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -14,8 +13,7 @@ import pytest
 import portlease as library
 from _cli import environment, portlease
 from _need import in_new_netns, need, netns_command, why_not
-from portlease import _doctor, _sandbox
-from portlease._sandbox import Refusal
+from portlease import _doctor
 
 NAMES = {
     "system",
@@ -181,54 +179,6 @@ assert (fact.level, fact.data["soft"]) == ("limited", 64), fact
 def test_hidepid(text: str, value: str | None) -> None:
     """The last mount on /proc counts."""
     assert _doctor.hidepid(text) == value
-
-
-@pytest.mark.parametrize(
-    ("refusal", "settings", "why", "remedy"),
-    [
-        (Refusal("unshare", errno.EPERM), {}, "forbidden", "seccomp=unconfined"),
-        (Refusal("unshare", errno.ENOSPC), {}, "limit", "max_user_namespaces"),
-        (Refusal("unshare", errno.ENOSYS), {}, "none", "CONFIG_USER_NS"),
-        (
-            Refusal("setgroups", errno.EACCES),
-            {"kernel/apparmor_restrict_unprivileged_userns": "1"},
-            "AppArmor",
-            "apparmor_restrict_unprivileged_userns=0",
-        ),
-        (
-            Refusal("unshare", errno.EPERM),
-            {"kernel/unprivileged_userns_clone": "0"},
-            "no user namespaces",
-            "unprivileged_userns_clone=1",
-        ),
-        (Refusal("lo", errno.EIO), {}, os.strerror(errno.EIO), "namespaces(7)"),
-    ],
-)
-def test_each_refusal_of_a_namespace_has_its_remedy(
-    refusal: Refusal, settings: dict[str, str | None], why: str, remedy: str
-) -> None:
-    """What distributions and containers forbid, and how."""
-    told, mend = _sandbox.explain_namespace(refusal, settings)
-    assert why in told
-    assert str(refusal) in told
-    assert remedy in mend
-
-
-def test_a_limit_of_namespaces_is_found() -> None:
-    """Where user.max_net_namespaces is 0, the probe says ENOSPC."""
-    need.capability("userns")
-    unshare = need.program("unshare")
-    script = (
-        "open('/proc/sys/user/max_net_namespaces', 'w').write('0'); "
-        "from portlease import _sandbox; print(_sandbox.network_namespace('root'))"
-    )
-    done = subprocess.run(
-        [unshare, "--user", "--map-root-user", sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "unshare: ENOSPC\n"
 
 
 # --- the command ----------------------------------------------------------------------------------

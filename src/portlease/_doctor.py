@@ -14,7 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from portlease import _pool, _registry
-from portlease._errors import PortleaseError, PortUnavailableError
+from portlease._errors import (
+    IsolationUnavailableError,
+    PortleaseError,
+    PortUnavailableError,
+)
 from portlease._platform import backend
 from portlease._server import _process
 from portlease._server._process import Process
@@ -558,41 +562,30 @@ if sys.platform != "win32":
 if sys.platform == "linux":
 
     def _namespaces() -> Fact:
-        from portlease import _sandbox
+        from portlease import _isolate
 
-        refusals: dict[str, _sandbox.Refusal] = {}
-        ways: tuple[tuple[Literal["root", "user"], str], ...] = (
-            ("root", "by our privileges"),
-            ("user", "with a user namespace"),
-        )
-        for how, words in ways:
-            refusal = _sandbox.network_namespace(how)
-            if refusal is None:
-                return Fact(
-                    name="private networks",
-                    found=f"to be had, {words}",
-                    follows="an instance can be given a network of its own",
-                    promised=False,
-                    data={"how": how},
-                )
-            refusals[how] = refusal
-        why, remedy = _sandbox.explain_namespace(refusals["user"], _user_namespace_settings())
+        try:
+            how = _isolate.require()
+        except IsolationUnavailableError as error:
+            return Fact(
+                name="private networks",
+                found=f"not to be had: {error.reason}",
+                level="missing",
+                follows="`portlease isolate`, `repeat --isolate` and pytest's --isolate=worker "
+                "stop with this reason",
+                remedy=error.remedy,
+                promised=False,
+                data={"how": None, "refused": error.reason},
+            )
+        by = "by our privileges" if how == "root" else "with a user namespace"
         return Fact(
             name="private networks",
-            found=why,
-            level="missing",
-            follows="no instance can be given a network of its own here",
-            remedy=remedy,
+            found=f"to be had, {by}",
+            follows="any number of suites may use the same ports at once: `portlease isolate`, "
+            "`repeat --isolate`, pytest's --isolate=worker",
             promised=False,
-            data={"how": None, "refused": {how: str(told) for how, told in refusals.items()}},
+            data={"how": how},
         )
-
-    def _user_namespace_settings() -> dict[str, str | None]:
-        names = (
-            "kernel/apparmor_restrict_unprivileged_userns",
-            "kernel/unprivileged_userns_clone",
-        )
-        return {name: _sysctl(name) for name in names}
 
     def _broker() -> Fact:
         refused = _process.why_no_broker()

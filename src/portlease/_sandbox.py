@@ -1,22 +1,16 @@
-"""Whether Linux lets us make a network namespace, or broker a process's binds; and why not.
+"""Why Linux does not let us broker a process's binds, in words, with the remedy.
 
-Both would change the process that tries, so a child tries, for real, and says how far it came.
-(For the broker that is an ordinary start of a server: :meth:`Process.start`, with holds.)
+What was refused is found out by an ordinary start of a server: :meth:`Process.start`, with holds.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Final, Literal
-
-_HANG_GUARD_S: Final = 30.0
+    from typing import Final
 
 OUTER: Final = "the outer broker"
 """What refuses the holds of a broker inside another one."""
@@ -32,123 +26,6 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return f"{self.stage}: {errno.errorcode.get(self.errno, self.errno)}"
 
-
-# What every child begins with. It prints STAGE ERRNO where it is stopped, and nothing at its end.
-_BEGIN: Final = """\
-import ctypes, fcntl, os, socket, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-def called(answer):
-    if answer < 0:
-        raise OSError(ctypes.get_errno(), "")
-    return answer
-def stage(name, function, *arguments):
-    try:
-        return function(*arguments)
-    except OSError as error:
-        print(name, error.errno)
-        sys.exit()
-"""
-
-# unshare(2) with CLONE_NEWNET, for a user with CLONE_NEWUSER, in which he keeps his own ids
-# (user_namespaces(7)); then `lo` is raised (netdevice(7)), which takes CAP_NET_ADMIN.
-_NAMESPACE: Final = """\
-def unshare(flags):
-    called(libc.unshare(flags))
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
-def raise_lo():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        answer = fcntl.ioctl(probe, 0x8913, struct.pack("16s24x", b"lo"))
-        name, flags = struct.unpack_from("16sh", answer)
-        fcntl.ioctl(probe, 0x8914, struct.pack("16sh22x", name, flags | 1))
-uid, gid = os.geteuid(), os.getegid()
-if sys.argv[1] == "user":
-    stage("unshare", unshare, 0x10000000 | 0x40000000)
-    stage("setgroups", write, "/proc/self/setgroups", "deny")
-    stage("uid_map", write, "/proc/self/uid_map", f"{uid} {uid} 1")
-    stage("gid_map", write, "/proc/self/gid_map", f"{gid} {gid} 1")
-else:
-    stage("unshare", unshare, 0x40000000)
-stage("lo", raise_lo)
-"""
-
-
-def network_namespace(how: Literal["root", "user"]) -> Refusal | None:
-    """Make a network namespace with ``lo`` up: by our own privileges, or in a user namespace.
-
-    Returns:
-        None if it can be had.
-    """
-    return _tried(_NAMESPACE, how)
-
-
-def _tried(script: str, *arguments: str) -> Refusal | None:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _BEGIN + script, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_HANG_GUARD_S,
-            check=False,
-        )
-    except OSError as error:  # no process for it, or no such interpreter
-        return Refusal(f"a child process, {sys.executable}", error.errno or 0)
-    stage, _, code = done.stdout.strip().rpartition(" ")
-    if done.returncode:  # ended by a filter that kills, or no ctypes: what it was is on its stderr
-        last_line = done.stderr.strip().rpartition("\n")[2]
-        return Refusal(last_line or f"the probe ended with {done.returncode}", errno.ENOSYS)
-    return Refusal(stage, int(code)) if stage else None
-
-
-_BY_SETTING: Final = {
-    ("kernel/apparmor_restrict_unprivileged_userns", "1"): (
-        "AppArmor takes a user namespace its rights",
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (as root)",
-    ),
-    ("kernel/unprivileged_userns_clone", "0"): (
-        "users may make no user namespaces",
-        "sysctl -w kernel.unprivileged_userns_clone=1 (as root)",
-    ),
-}
-_FORBIDDEN: Final = (
-    "forbidden, as in most containers",
-    "in a container: --security-opt seccomp=unconfined, or --cap-add SYS_ADMIN --cap-add NET_ADMIN",
-)
-_UNKNOWN: Final = (
-    "the kernel has none",
-    "use a kernel with CONFIG_USER_NS and CONFIG_NET_NS",
-)
-_BY_ERRNO: Final = {
-    errno.ENOSPC: (
-        "the limit of namespaces is reached",
-        "raise user.max_user_namespaces and user.max_net_namespaces (sysctl, as root)",
-    ),
-    errno.EPERM: _FORBIDDEN,
-    errno.EACCES: _FORBIDDEN,
-    errno.EINVAL: _UNKNOWN,
-    errno.ENOSYS: _UNKNOWN,
-}
-
-
-def explain_namespace(refusal: Refusal, settings: Mapping[str, str | None]) -> tuple[str, str]:
-    """Why no network namespace is to be had, and the remedy.
-
-    Args:
-        refusal: what the last attempt was told.
-        settings: sysctls that bear on it, by name.
-    """
-    why, remedy = _BY_ERRNO.get(refusal.errno, (os.strerror(refusal.errno), "see namespaces(7)"))
-    if refusal.errno in {errno.EPERM, errno.EACCES}:
-        for (name, value), told in _BY_SETTING.items():
-            if settings.get(name) == value:
-                why, remedy = told
-                break
-    return f"{why} ({refusal})", remedy
-
-
-# --- the broker ---------------------------------------------------------------------------------
 
 _NO_KEEPER: Final = (
     "it needs a keeper, which is to be had on Linux with /proc and Python's ctypes",
