@@ -1,0 +1,1 @@
+"""How `portlease lint` does on the suites of well-known packages."""

@@ -1,0 +1,179 @@
+"""All rules over one file: findings, in the order of its lines."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+from portlease._findings import _allow, _rules
+from portlease._findings._finding import Finding, source_text
+from portlease._lint import _constants, _hard_coded, _plan, _sleeps, _sockets, _unheld
+from portlease._lint._module import Module
+from portlease._lint._source import Source, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from portlease._lint._hard_coded import Use
+
+
+def check(
+    data: bytes, path: str, codes: frozenset[str], *, takeover: bool = False
+) -> list[Finding]:
+    """What the rules *codes* find in a file.
+
+    Args:
+        data: the file, as it lies on the disk.
+        path: as it is to be shown.
+        codes: the rules that are looked for.
+        takeover: whether the suite has other libraries' helpers served by leases, so that they do
+            keep what they find.
+
+    Returns:
+        The findings, without those that a comment in the file allows. A file that is no Python is
+        a finding itself. Nothing is raised, whatever is in the file.
+    """
+    try:
+        source = Source(data)
+        if not source.is_relevant:
+            return []
+        raw = list(_all(Module(source), path, codes, takeover=takeover))
+    except UnreadableError as error:
+        return _unreadable(path, error, codes)
+    except RecursionError:
+        return _unreadable(path, UnreadableError("nested too deeply to be looked at"), codes)
+    allows = _allow.in_tree(source.text, source.tree)
+    found = {
+        finding
+        for finding in raw
+        if not allows.covers(finding.line, finding.code, finding.end_line)
+    }
+    return sorted(found, key=lambda one: (one.line or 0, one.column or 0, one.code))
+
+
+def _unreadable(path: str, error: UnreadableError, codes: frozenset[str]) -> list[Finding]:
+    if _rules.UNREADABLE not in codes:
+        return []
+    rule = _rules.RULES[_rules.UNREADABLE]
+    place = (path, error.line, error.column, None, None)
+    return [Finding(*place, rule.code, error.what, rule.remedy, error.what)]
+
+
+def _all(module: Module, path: str, codes: frozenset[str], *, takeover: bool) -> Iterator[Finding]:
+    if codes & {_rules.BOUND, _rules.PEER}:
+        yield from _uses(module, path, codes)
+    for code, node, what in _others(module, codes, takeover=takeover):
+        yield _finding(module, path, code, node, what)
+
+
+def _uses(module: Module, path: str, codes: frozenset[str]) -> Iterator[Finding]:
+    uses = _hard_coded.uses(module)
+    plans = _plan.plans(module, uses)[0] if _rules.BOUND in codes else []
+    fixable = {origin for plan in plans for origin in plan.origins}
+    for use in uses:
+        if use.code in codes:
+            yield _of_use(module, path, use)._replace(fix=use.origin in fixable)
+    if _rules.BOUND in codes:
+        told = {use.origin for use in uses}
+        for one in _constants.left(module, path):
+            if one.node not in told:
+                message = f"port {one.number} is hard-coded: {one.what}"
+                yield _finding(module, path, _rules.BOUND, one.node, message)
+
+
+def _others(
+    module: Module, codes: frozenset[str], *, takeover: bool
+) -> Iterator[tuple[str, ast.AST, str]]:
+    if _rules.UNHELD in codes:
+        for helper in _unheld.unheld(module):
+            if not (takeover and helper.of_library):
+                yield _rules.UNHELD, helper.node, helper.what
+    if _rules.REUSED in codes:
+        for shared in _sockets.reused(module):
+            what = f"{shared.what} is switched on for a test's TCP socket"
+            yield _rules.REUSED, shared.node, what
+    if _rules.EVERY_INTERFACE in codes:
+        for shared in _sockets.everywhere(module):
+            what = f"{shared.what}: every interface of the machine"
+            yield _rules.EVERY_INTERFACE, shared.node, what
+    if _rules.SLEEP in codes:
+        for sleep in _sleeps.sleeps(module):
+            yield _rules.SLEEP, sleep.node, f"sleeps until {sleep.started} may be listening"
+
+
+def _of_use(module: Module, path: str, use: Use) -> Finding:
+    line = getattr(use.origin, "lineno", 0)
+    where = f" in line {use.sink.call.lineno}" if use.sink.call.lineno != line else ""
+    remedy = _rules.RULES[use.code].remedy
+    if use.code == _rules.PEER:
+        does = f"{use.sink.callee} goes to it{where}"
+        if use.program is not None:
+            does = f"{use.program} goes to it{where}"
+    elif use.program is not None:
+        does = (
+            f"the environment of a program says {use.program}"
+            if use.program.endswith("=")
+            else f"{use.program} is started on it"
+        ) + where
+        remedy = (
+            'start it with the fixture serve or portlease.serve(), "{port}" in its arguments or '
+            "environment"
+        )
+    else:
+        does = f"{use.sink.callee} binds it{where}"
+        if use.sink.udp:
+            remedy = 'take the fixture leased_udp_port, or portlease.lease("udp")'
+    message = f"port {use.number} is hard-coded: {does}"
+    return _finding(module, path, use.code, use.origin, message, remedy, str(use.number))
+
+
+def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
+    module: Module,
+    path: str,
+    code: str,
+    node: ast.AST,
+    message: str,
+    remedy: str | None = None,
+    digits: str | None = None,
+) -> Finding:
+    source = module.source
+    line: int = getattr(node, "lineno", 1)
+    end_line: int = getattr(node, "end_lineno", None) or line
+    column = source.column(line, getattr(node, "col_offset", 0))
+    end_column = source.column(end_line, getattr(node, "end_col_offset", 0))
+    if (
+        digits is not None
+        and isinstance(node, ast.Constant)
+        and isinstance(node.value, str | bytes)
+    ):
+        line, column, end_line, end_column = _place_of(
+            source, digits, (line, column, end_line, end_column)
+        )
+    return Finding(
+        path,
+        line,
+        column,
+        end_line,
+        end_column,
+        code,
+        message,
+        _rules.RULES[code].remedy if remedy is None else remedy,
+        source_text(source.lines, line),
+    )
+
+
+def _place_of(
+    source: Source, digits: str, whole: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
+    """Where in a literal the number stands; the literal where it cannot be seen in it."""
+    first, start, last, end = whole
+    for line in range(first, last + 1):
+        text = source.lines[line - 1] if line <= len(source.lines) else ""
+        lower = start - 1 if line == first else 0
+        upper = end - 1 if line == last else len(text)
+        match = re.search(rf"(?<!\d){digits}(?!\d)", text[lower:upper])
+        if match is not None:
+            at = lower + match.start() + 1
+            return line, at, line, at + len(digits)
+    return whole

@@ -1,0 +1,140 @@
+"""--fix: files read, planned, rewritten and written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from portlease._errors import PortleaseError
+from portlease._findings import _allow, _baseline, _rules
+from portlease._lint import _files, _hard_coded, _plan
+from portlease._lint._module import Module
+from portlease._lint._source import Source, UnreadableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from portlease._lint._plan import Plan, Refusal
+
+
+class Fixed(NamedTuple):
+    """What became of one file."""
+
+    path: str
+    before: bytes
+    after: bytes
+    tests: int
+    """How many were rewritten."""
+    refused: tuple[str, ...]
+    """Which were not, and why."""
+
+    def diff(self) -> str:
+        """What is changed, as a unified diff."""
+        lines = difflib.unified_diff(
+            _lines(self.before), _lines(self.after), f"a/{self.path}", f"b/{self.path}"
+        )
+        return "".join(
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+            for line in lines
+        )
+
+
+def _lines(data: bytes) -> list[str]:
+    return re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "replace"))
+
+
+def fix(
+    files: Sequence[str],
+    codes: frozenset[str],
+    *,
+    read: Callable[[str], bytes],
+    write: bool,
+) -> list[Fixed]:
+    """Rewrite the plain cases of hard-coded ports in *files* to the fixture ``leased_port``.
+
+    Args:
+        files: paths; one that cannot be read or parsed is left alone, which is a finding's affair.
+        codes: the rules that are looked for; without PL001 nothing is rewritten.
+        read: what gives a file's content.
+        write: whether the files are written.
+
+    Raises:
+        PortleaseError: libcst is not installed.
+        UsageError: a file cannot be written.
+    """
+    try:
+        from portlease._lint import _rewrite
+    except ModuleNotFoundError as error:
+        if error.name != "libcst":
+            raise
+        raise PortleaseError(
+            "--fix rewrites with libcst, which is not installed; install it with "
+            "`pip install 'portlease[lint]'`"
+        ) from error
+    fixed = []
+    for path in files if _rules.BOUND in codes else ():
+        try:
+            data = read(path)
+            plans, refusals = _planned(path, data)
+        except (OSError, UnreadableError, RecursionError):
+            continue
+        shown = _files.shown(path)
+        told = [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
+        after = data
+        if plans:
+            try:
+                after = _rewrite.rewrite(data, plans)
+            except _rewrite.UnwritableError as error:
+                told.append(f"{shown}: {error}")
+                plans = []
+        if write and after != data:
+            _baseline.write_whole(path, after)
+        if plans or told:
+            fixed.append(Fixed(shown, data, after, len(plans), tuple(told)))
+    return fixed
+
+
+def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal]]:
+    source = Source(data)
+    if not source.is_relevant:
+        return [], []
+    module = Module(source)
+    allows = _allow.in_tree(source.text, source.tree)
+    uses = [
+        use
+        for use in _hard_coded.uses(module)
+        if not allows.covers(use.origin.lineno, use.code, use.origin.end_lineno)
+    ]
+    plans, refused = _plan.plans(module, uses)
+    kept = []
+    for plan in plans:
+        where = next(
+            (where for number in plan.names if (where := _in_conftest(path, number))), None
+        )
+        if where is None:
+            kept.append(plan)
+        else:
+            refused.append(_plan.Refusal(plan.name, plan.line, f"{where} has its port, too"))
+    return kept, sorted(refused, key=lambda refusal: refusal.line)
+
+
+def _in_conftest(path: str, number: int) -> str | None:
+    """The conftest.py, beside the test or above it, that has the number."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while True:
+        name = os.path.join(folder, "conftest.py")
+        try:
+            with open(name, "rb") as file:
+                found = re.search(rb"(?<!\d)%d(?!\d)" % number, file.read())
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found and not os.path.samefile(name, path):
+            return _files.shown(name)
+        parent = os.path.dirname(folder)
+        if parent == folder or any(
+            os.path.exists(os.path.join(folder, mark)) for mark in (".git", ".hg", "pytest.ini")
+        ):
+            return None
+        folder = parent

@@ -1,0 +1,329 @@
+"""What --fix may rewrite: tests whose hard-coded port is their own affair, and nobody else's.
+
+Everything here is a reason to leave a test alone. A number is rewritten only where each place at
+which the test has it is seen to be the port, and no place outside the test has it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from portlease._findings import _rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+
+    from portlease._lint._hard_coded import Use
+    from portlease._lint._module import Module
+    from portlease._lint._scopes import Function
+
+
+class Plan(NamedTuple):
+    """How one test is rewritten."""
+
+    name: str
+    line: int
+    """Of its ``def``."""
+    names: dict[int, str]
+    """What takes the place of each number."""
+    fixtures: tuple[str, ...]
+    """The parameters that it gets, those that it has left out."""
+    first: tuple[str, ...]
+    """What is said first in its body: ``second_port = leased_ports()``."""
+    origins: frozenset[ast.expr]
+    """The literals that findings point at."""
+
+
+class Refusal(NamedTuple):
+    """Why a test is not rewritten."""
+
+    name: str
+    line: int
+    why: str
+
+
+class _No(Exception):  # noqa: N818 - never leaves this module
+    """A reason to leave the test alone."""
+
+
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+# They set SO_REUSEADDR, so that they bind beside the hold of leased_port as they are.
+_SHARING: Final = frozenset(
+    {"redis-server", "valkey-server", "nginx", "memcached", "mosquitto", "haproxy", "http.server"}
+    | {"uvicorn", "gunicorn", "hypercorn", "sshd", "ncat", "node", "java", "postgres"}
+)
+_ORDINALS: Final = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_TCP: Final = "leased_port"
+_UDP: Final = "leased_udp_port"
+_MORE: Final = "leased_ports"
+_OTHER_PROCESSES: Final = frozenset(
+    {"Process", "ProcessPoolExecutor", "multiprocessing", "get_context", "run_in_subprocess"}
+)
+
+
+def plans(module: Module, uses: Iterable[Use]) -> tuple[list[Plan], list[Refusal]]:
+    """Which tests can be rewritten, and why the others cannot."""
+    of_test: dict[Function, list[Use]] = {}
+    refused = []
+    uses = list(uses)
+    peers = {use.origin for use in uses if use.code == _rules.PEER}
+    for use in uses:
+        if use.code != _rules.BOUND:
+            continue
+        test = _test_of(module, use.origin)
+        if test is not None:
+            of_test.setdefault(test, []).append(use)
+    found = []
+    for test, its_uses in of_test.items():
+        try:
+            found.append(_plan(module, test, its_uses, of_test, peers))
+        except _No as no:
+            refused.append(Refusal(test.name, test.lineno, str(no)))
+    return found, refused
+
+
+def _test_of(module: Module, node: ast.AST) -> Function | None:
+    """The outermost test function that *node* is in."""
+    tests = [
+        ancestor
+        for ancestor in module.source.ancestors(node)
+        if isinstance(ancestor, _FUNCTIONS)
+        and ancestor.name.startswith("test")
+        and isinstance(module.source.parents.get(ancestor), ast.Module | ast.ClassDef)
+        and node not in set(_heads(ancestor))
+    ]
+    return tests[-1] if tests else None
+
+
+def _heads(function: Function) -> Iterator[ast.AST]:
+    """All that is said of a function before its body."""
+    for part in (*function.decorator_list, function.args, function.returns):
+        if part is not None:
+            yield from ast.walk(part)
+
+
+def _plan(
+    module: Module,
+    test: Function,
+    uses: list[Use],
+    of_test: Iterable[Function],
+    peers: set[ast.expr],
+) -> Plan:
+    _check_test(module, test)
+    udp: dict[int, bool] = {}
+    for use in sorted(uses, key=lambda use: (use.origin.lineno, use.origin.col_offset)):
+        _check_use(module, test, use)
+        if udp.setdefault(use.number, use.sink.udp) != use.sink.udp:
+            raise _No(f"port {use.number} is TCP and UDP in it")
+    origins = {use.origin for use in uses}
+    for number in udp:
+        _check_inside(module, test, number, origins | peers)
+        _check_outside(module, test, number, of_test)
+    return _named(test, udp, frozenset(origins))
+
+
+def _named(test: Function, udp: dict[int, bool], origins: frozenset[ast.expr]) -> Plan:
+    has = {one.arg for one in (*test.args.posonlyargs, *test.args.args, *test.args.kwonlyargs)}
+    taken = has | {node.id for node in ast.walk(test) if isinstance(node, ast.Name)}
+    names: dict[int, str] = {}
+    fixtures: list[str] = []
+    first: list[str] = []
+    for number, is_udp in udp.items():
+        fixture = _UDP if is_udp else _TCP
+        if fixture not in taken:
+            names[number] = fixture
+            taken.add(fixture)
+            fixtures.append(fixture)
+            continue
+        if _MORE not in has and _MORE not in fixtures:
+            if _MORE in taken:
+                raise _No(f"it has a {_MORE} of its own")
+            fixtures.append(_MORE)
+        ordinals = _ORDINALS[max(0, len(names) - 1) :]
+        name = next((f"{one}_port" for one in ordinals if f"{one}_port" not in taken), None)
+        if name is None:
+            raise _No("it has too many ports")
+        names[number] = name
+        taken.add(name)
+        first.append(f'{name} = {_MORE}("udp")' if is_udp else f"{name} = {_MORE}()")
+    if first and test.body[0].lineno == test.lineno:
+        raise _No("it stands on one line, and needs a second")
+    return Plan(test.name, test.lineno, names, tuple(fixtures), tuple(first), origins)
+
+
+# --- the test -----------------------------------------------------------------------------------
+
+
+def _check_test(module: Module, test: Function) -> None:
+    """Whether pytest gives it what its parameters name."""
+    parent = module.source.parents.get(test)
+    if isinstance(parent, ast.ClassDef):
+        _check_class(module, parent)
+    for decorator in test.decorator_list:
+        named = decorator.func if isinstance(decorator, ast.Call) else decorator
+        words = ast.unparse(named).split(".")
+        if "given" in words:
+            raise _No("hypothesis runs it many times, and a fixture of a function only once")
+        if not ("mark" in words or "patch" in words or words[-1] == "staticmethod"):
+            raise _No(f"the decorator {'.'.join(words)} may hide its parameters from pytest")
+    for node in ast.walk(module.source.tree):
+        if (isinstance(node, ast.Name) and node.id == test.name) or (
+            isinstance(node, ast.Attribute) and node.attr == test.name
+        ):
+            raise _No(f"it is called by others, in line {node.lineno}")
+    for node in ast.walk(test):
+        name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
+        if name in _OTHER_PROCESSES:
+            raise _No(
+                f"{name} starts other interpreters, whose servers may not set SO_REUSEADDR; start "
+                "them with the fixture serve"
+            )
+
+
+def _check_class(module: Module, of: ast.ClassDef) -> None:
+    seen: set[str] = set()
+    waiting = [of]
+    while waiting:
+        one = waiting.pop()
+        seen.add(one.name)
+        for base in one.bases:
+            name = ast.unparse(base)
+            if "TestCase" in name:
+                raise _No(f"{of.name} is a class of unittest, which has no fixtures as parameters")
+            if name in module.scopes.classes and name not in seen:
+                waiting.append(module.scopes.classes[name])
+            elif name not in {"object", *seen}:
+                raise _No(f"{name}, a base of {of.name}, may be a class of unittest")
+    if not of.name.startswith("Test"):
+        raise _No(f"{of.name} may be a class of unittest, or none of tests")
+
+
+# --- its port -----------------------------------------------------------------------------------
+
+
+def _check_use(module: Module, test: Function, use: Use) -> None:
+    del module, test
+    if use.program is not None and use.program not in _SHARING:
+        who = "a program" if use.program.endswith("=") else use.program
+        raise _No(f"{who} may not set SO_REUSEADDR; start it with the fixture serve")
+    value = use.origin.value if isinstance(use.origin, ast.Constant) else None
+    if isinstance(value, int) and value != use.number:
+        raise _No(f"port {use.number} is reckoned from {value}")
+
+
+def _check_inside(module: Module, test: Function, number: int, origins: set[ast.expr]) -> None:
+    """Whether every place at which the test has the number is seen to be the port."""
+    for part in _heads(test):
+        if isinstance(part, ast.Constant) and _has(part.value, number):
+            raise _No(f"{number} stands in its decorators or parameters, too")
+    documentation = _documentation(test)
+    for statement in test.body:
+        for node in ast.walk(statement):
+            if not isinstance(node, ast.Constant) or node is documentation:
+                continue
+            if not _has(node.value, number):
+                continue
+            if not (node in origins and isinstance(node.value, int)) and not _is_the_port(
+                module, node, number
+            ):
+                raise _No(f"the {number} in line {node.lineno} may be something else")
+
+
+def _documentation(test: Function) -> ast.expr | None:
+    match test.body[0]:
+        case ast.Expr(value=ast.Constant(value=str()) as text):
+            return text
+        case _:
+            return None
+
+
+def _has(value: object, number: int) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int):
+        return value == number
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return isinstance(value, str) and _digits(number).search(value) is not None
+
+
+def _digits(number: int) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\d){number}(?!\d)")
+
+
+def in_text(number: int) -> re.Pattern[str]:
+    """The number as a port in a text: ``:8080``, ``port=8080``, ``-p 8080``, or all of it."""
+    before = (r"[^:]:", "^:", "port=", "port ", "-p ")
+    ahead = "|".join(rf"(?<={one})" for one in before)
+    return re.compile(rf"(?:{ahead}){number}(?!\d)|^{number}$")
+
+
+def _is_the_port(module: Module, node: ast.Constant, number: int) -> bool:
+    """Whether a number, or a text with it, that no finding points at is the port all the same."""
+    parent = module.source.parents.get(node)
+    if isinstance(node.value, str):
+        return _is_in_text(module, node, node.value, number, parent)
+    match parent:
+        case ast.Compare() | ast.FormattedValue() | ast.Call(func=ast.Name(id="str" | "repr")):
+            return isinstance(node.value, int)
+        case ast.keyword(arg=str(name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return "port" in name.lower() and isinstance(node.value, int)
+        case ast.Tuple(elts=[host, port]) | ast.Tuple(elts=[host, port, _, _]):
+            return port is node and _may_be_a_host(host)
+        case _:
+            return False
+
+
+def _is_in_text(
+    module: Module, node: ast.Constant, text: str, number: int, parent: ast.AST | None
+) -> bool:
+    if isinstance(parent, ast.JoinedStr):
+        holder = module.source.parents.get(parent)
+        of_format = isinstance(holder, ast.FormattedValue) and holder.format_spec is parent
+        if of_format or text == str(number):
+            return False
+    # An f-string would read \N{...} as a name, too, but its braces must not be doubled.
+    if "\\N{" in _segment(module, node):
+        return False
+    return len(in_text(number).findall(text)) == len(_digits(number).findall(text))
+
+
+def _may_be_a_host(expression: ast.expr) -> bool:
+    match expression:
+        case ast.Constant(value=str()):
+            return True
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return "host" in name.lower() or "addr" in name.lower()
+        case _:
+            return False
+
+
+def _segment(module: Module, node: ast.expr) -> str:
+    first, last = node.lineno, node.end_lineno or node.lineno
+    return "\n".join(module.source.lines[first - 1 : last])
+
+
+def _check_outside(
+    module: Module, test: Function, number: int, of_test: Iterable[Function]
+) -> None:
+    """Whether anything but tests, which have ports of their own, has the number."""
+    others = set(of_test) | {test}
+    inside = {id(node) for one in others for node in ast.walk(one)}
+    for node in ast.walk(module.source.tree):
+        if (
+            isinstance(node, ast.Constant)
+            and id(node) not in inside
+            and _has(node.value, number)
+            and not _is_docstring(module, node)
+        ):
+            other = _test_of(module, node)
+            if other is not None:
+                continue
+            raise _No(f"line {node.lineno}, outside of it, has the {number}, too")
+
+
+def _is_docstring(module: Module, node: ast.Constant) -> bool:
+    return isinstance(node.value, str) and isinstance(module.source.parents.get(node), ast.Expr)

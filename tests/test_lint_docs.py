@@ -1,0 +1,72 @@
+"""docs/lint.md: its examples are run as they stand, its table is the code's."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from _cli import PORTLEASE, environment
+from portlease._findings import _rules
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "lint.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_table_of_rules_is_the_codes() -> None:
+    """Each rule with its name, what is found and the remedy."""
+    for rule in _rules.RULES.values():
+        assert f"| {rule.code} | {rule.name} | {rule.summary} | {rule.remedy} |" in PAGE
+
+
+def test_the_console_says_what_the_page_shows(tmp_path: Path) -> None:
+    """Every command in order, in a folder with the first example; and the example passes."""
+    suite = tmp_path / "tests" / "test_server.py"
+    suite.parent.mkdir()
+    suite.write_text(blocks("python")[0])
+    for block in blocks("console"):
+        for command, shown in re.findall(
+            r"^\$ portlease (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE
+        ):
+            done = subprocess.run(
+                [*PORTLEASE, *command.split()],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            told = done.stdout + "".join(
+                line for line in done.stderr.splitlines(keepends=True) if line in shown
+            )
+            assert told == shown, done.stderr
+    fixed = subprocess.run(
+        [*PORTLEASE, "lint", "--fix", "tests"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert fixed.returncode == 0
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:asyncio", "tests"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+
+
+def test_each_judgement_has_a_reason() -> None:
+    """benchmarks/lint/judged.json, which the figures rest on."""
+    judged = json.loads((ROOT / "benchmarks" / "lint" / "judged.json").read_text())
+    assert len(judged) > 100
+    for one in judged:
+        assert set(one) == {"path", "line", "code", "right", "why"}
+        assert one["why"]
+        assert one["code"] in _rules.RULES
