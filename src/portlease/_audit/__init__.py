@@ -1,0 +1,1 @@
+"""The audit: every bind of a process tree, where its number came from, and what to do about it."""

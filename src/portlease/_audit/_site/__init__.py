@@ -1,0 +1,1 @@
+"""The folder that audited Python programs have in front of their PYTHONPATH."""

@@ -1,0 +1,171 @@
+"""What the audit says, where it writes it, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from _audited import audit, python
+from _brokered import need_broker
+from _cli import PORTLEASE, environment
+from _need import need, netns_command
+from _processes import HANG_S
+from _serving import everybodys_python
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+if sys.platform != "linux":
+    pytest.skip("the observer is Linux's", allow_module_level=True)
+
+SOURCE = "import socket\nsocket.create_server(('127.0.0.1', 18500)).close()\n"
+
+
+def run(
+    folder: Path, *words: str | Path, before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run the audit itself, without --json."""
+    need_broker()
+    return subprocess.run(
+        [*before, *netns_command([*PORTLEASE, "audit", *map(str, words)])],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=HANG_S,
+        check=False,
+    )
+
+
+def test_strict_and_a_baseline(tmp_path: Path) -> None:
+    """Old sins are known by their line's text, wherever it moves; a new one is not."""
+    program = python(tmp_path, SOURCE)
+    strict = ("--strict", "--baseline", "known.json")
+    first = run(tmp_path, "--strict", "--", *program)
+    assert (first.returncode, first.stdout) == (1, "")
+    assert "18500/tcp  hard-coded  127.0.0.1  reuseaddr      1  program.py:2\n" in first.stderr
+    assert "program.py:2: error: port 18500 (tcp, 127.0.0.1) is hard-coded [PL001" in first.stderr
+    assert "1 bind (1 hard-coded); 1 error found\n" in first.stderr
+    written = run(tmp_path, *strict, "--write-baseline", "--", *program)
+    assert (written.returncode, "known.json now knows 1 finding" in written.stderr) == (0, True)
+    python(tmp_path, "\n\n" + SOURCE)
+    known = run(tmp_path, *strict, "--", *program)
+    assert (known.returncode, "nothing new found; 1 known" in known.stderr) == (0, True)
+    python(tmp_path, SOURCE.replace("18500", "18501"))
+    new = run(tmp_path, *strict, "-q", "--", *program)
+    assert new.returncode == 1
+    assert new.stderr.startswith("program.py:2: error: port 18501")
+    assert run(tmp_path, "--strict", "--ignore", "PL001", "--", *program).returncode == 0
+
+
+def test_sarif_page_and_trail(tmp_path: Path) -> None:
+    """Each in a file of its own; JSON on standard output, where the command's does not go."""
+    program = python(tmp_path, SOURCE + "print('said')\n")
+    options = ("--sarif", "a.sarif", "--html", "a.html", "--trail", "a.jsonl")
+    seen = audit(*program, options=options, cwd=tmp_path)
+    assert seen.status == 0
+    assert "said" in seen.said
+    assert seen.document["counts"] == {"hard-coded": 1}
+    log: dict[str, Any] = json.loads((tmp_path / "a.sarif").read_text())
+    (result,) = log["runs"][0]["results"]
+    place = result["locations"][0]["physicalLocation"]
+    assert log["runs"][0]["tool"]["driver"]["name"] == "portlease audit"
+    assert (result["ruleId"], result["level"]) == ("PL001", "error")
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("program.py", 2)
+    page = (tmp_path / "a.html").read_text()
+    assert "portlease audit: " in page
+    assert "18500" in page
+    kept = (tmp_path / "a.jsonl").read_text().splitlines()
+    whats = [json.loads(line)["what"] for line in kept]
+    assert whats == ["process", "place", "bind", "listen"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--baseline", "not-there.json", "--", "true"), "cannot read the baseline"),
+        (("--write-baseline", "--", "true"), "needs --baseline FILE"),
+        (("--select", "PL9", "--", "true"), "there is no rule 'PL9'"),
+        (("--trail", ".", "--", "true"), "cannot write the trail"),
+        (("--html", "no-folder/x.html", "--", "true"), "cannot write no-folder/x.html"),
+        ((), "missing argument"),
+    ],
+)
+def test_what_can_never_work_is_told_before_the_run(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    """In one sentence, with status 2."""
+    done = run(tmp_path, *words)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
+
+
+def test_a_trail_that_the_command_removes(tmp_path: Path) -> None:
+    """The command is not disturbed, and what is lost is told."""
+    done = run(tmp_path, "--trail", "a.jsonl", "--", "rm", "a.jsonl")
+    assert done.returncode == 125
+    assert "what was seen is lost" in done.stderr
+    assert "--trail" in done.stderr
+
+
+def test_where_the_kernel_refuses(tmp_path: Path) -> None:
+    """It says why, with the remedy, and Python is seen all the same; nothing was begun twice."""
+    number = {"x86_64": 317, "aarch64": 277}.get(os.uname().machine)
+    if number is None:
+        pytest.skip("seccomp's number is not known here")
+    forbid = [sys.executable, str(Path(__file__).parent / "_forbid.py"), str(number), "1"]
+    source = SOURCE + "print('begun')\n"
+    done = run(tmp_path, "--", *python(tmp_path, source), before=forbid)
+    assert (done.returncode, done.stdout) == (0, "begun\n")
+    first = done.stderr.splitlines()[0]
+    assert "only what Python programs bind is seen: a seccomp profile forbids seccomp(2)" in first
+    assert "seccomp=unconfined" in first
+    assert "1 bind (1 hard-coded); 1 error found" in done.stderr
+
+
+AS_USER = """
+import sys
+sys.path[:0] = sys.argv.pop(1).split(":")
+from portlease.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_ordinary_user() -> None:
+    """All of it without privileges, at the price of no_new_privs."""
+    need_broker()
+    need.capability("other_user")
+    import click
+    import rich
+
+    import portlease
+
+    libraries = {str(Path(str(one.__file__)).parents[1]) for one in (portlease, click, rich)}
+    source = (
+        "import socket; socket.create_server(('127.0.0.1', 18510)); "
+        "print(open('/proc/self/status').read().partition('NoNewPrivs:')[2][:3].split())"
+    )
+    words = ["audit", "--json", "--", everybodys_python(), "-c", source]
+    script = [everybodys_python(), "-c", AS_USER, ":".join(sorted(libraries)), *words]
+    become = (
+        "import os, sys; os.setgroups([]); os.setresgid(65534, 65534, 65534); "
+        "os.setresuid(65534, 65534, 65534); os.chdir('/'); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        netns_command([sys.executable, "-I", "-S", "-c", become, *script]),
+        capture_output=True,
+        text=True,
+        env=environment({"TMPDIR": "/tmp"}),  # noqa: S108 - everybody's
+        timeout=HANG_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "['1']\n"
+    (bind,) = json.loads(done.stdout)["binds"]
+    assert (bind["port"], bind["got"], bind["file"]) == (18510, 18510, "<string>")
