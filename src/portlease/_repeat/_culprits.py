@@ -1,0 +1,216 @@
+"""Who was in a failing test's way: found in the trail, in what was seen, and in its text. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from portlease import _trail
+from portlease._repeat import _causes
+from portlease._repeat._results import THE_RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
+
+    from portlease._repeat._holdings import Holding
+    from portlease._repeat._results import Case
+    from portlease._trail import Event
+
+_NS: Final = 1_000_000_000
+_SLACK: Final = _NS // 4
+"""How long after the last look at which it was there somebody may still have had a port."""
+_TIME_WAIT: Final = 60 * _NS
+"""How long a closed connection keeps its port from a bind: TCP_TIMEWAIT_LEN, include/net/tcp.h."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is known of one failure.
+
+    Attributes:
+        cause: one of :data:`._causes.CAUSES`.
+        port: the port that it was about.
+        at: when, in nanoseconds of the monotonic clock.
+        own: the failing test's own attempt to bind it.
+        other: who had it.
+        gone: whether that one had given it up by then, and only the remains of its connections
+            (TIME_WAIT) or of nothing at all were in the way.
+        outsider: who had it, outside of all instances.
+        path: the file that it was about.
+    """
+
+    cause: str
+    port: int | None = None
+    at: int | None = None
+    own: Holding | None = None
+    other: Holding | None = None
+    gone: bool = False
+    outsider: str | None = None
+    path: str | None = None
+
+
+class Ports:
+    """The holdings of all runs, by port."""
+
+    def __init__(self, holdings: Iterable[Holding]) -> None:
+        self._by_port: dict[tuple[str, int], list[Holding]] = {}
+        for holding in sorted(holdings, key=lambda one: one.begin):
+            self._by_port.setdefault((holding.transport, holding.port), []).append(holding)
+
+    def tried(self, run: int) -> list[Holding]:
+        """The attempts of *run* to bind that failed, in their order."""
+        return sorted(
+            (
+                one
+                for some in self._by_port.values()
+                for one in some
+                if one.run == run and one.error
+            ),
+            key=lambda one: one.begin,
+        )
+
+    def holder(
+        self, port: int, at: int, transport: str = "tcp", address: str | None = None
+    ) -> tuple[Holding, bool] | None:
+        """Who had *port* at that time, and whether only what it left was still there.
+
+        The last bind that succeeded counts: with another's socket in the way it would not have.
+        """
+        last = None
+        for one in self._by_port.get((transport, port), ()):
+            if one.begin > at:
+                break
+            if one.error is not None or not _conflict(one.address, address):
+                continue
+            if last is None or one.latest >= at - _SLACK or last.latest < one.latest:
+                last = one
+        if last is None or last.latest < at - _TIME_WAIT:
+            return None
+        return last, last.latest < at - _SLACK
+
+    def overlapping(self, port: int, run: int, begin: int, end: int) -> Holding | None:
+        """Who of the other runs had *port* at some time between the two; the last of them."""
+        found = [
+            one
+            for (_, number), some in self._by_port.items()
+            if number == port
+            for one in some
+            if one.error is None and one.run != run and one.begin <= end and one.latest >= begin
+        ]
+        return max(found, key=lambda one: one.begin, default=None)
+
+
+_EVERY: Final = frozenset({None, "", "*", "0.0.0.0", "::"})  # noqa: S104 - compared with
+
+
+def _conflict(one: str | None, other: str | None) -> bool:
+    """Whether sockets on these addresses are in each other's way."""
+    return one in _EVERY or other in _EVERY or one == other
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The run in which a test failed.
+
+    ``outsiders``: who was found on a port, outside of all instances, when a bind of it failed.
+    """
+
+    run: int
+    begun: int
+    ended: int
+    events: Sequence[Event]
+    ports: Ports
+    outsiders: Mapping[int, str]
+    folder: str
+
+    def span(self, test: str) -> tuple[int, int] | None:
+        """From when to when *test* ran, as the trail tells; None where it tells of others only."""
+        if test == THE_RUN or not any(event.what == _trail.TEST_START for event in self.events):
+            return self.begun, self.ended
+        times = [
+            event.t
+            for event in self.events
+            if event.test == test and event.what in {_trail.TEST_START, _trail.TEST_END}
+        ]
+        if not times:
+            return None
+        return min(times), (max(times) if len(times) > 1 else self.ended)
+
+
+def explain(scene: Scene, case: Case) -> Finding:
+    """Find out what was in the way of *case*."""
+    cause = _causes.of_text(case.message, case.text)
+    told = _causes.port_of_text(case.message, case.text)
+    span = scene.span(case.name)
+    own = _own_attempt(scene, case, span, told, cause)
+    if cause == _causes.IN_USE:
+        return _in_use(scene, span, own, told)
+    at = None if span is None else span[1]
+    found = _connected(scene, case, span)
+    if found is None and own is not None:  # its server could not bind, and it asked another's
+        held = scene.ports.holder(own.port, own.begin, own.transport, own.address)
+        found = None if held is None else (own.port, own.begin, *held)
+    if found is not None and found[2].run != scene.run:
+        port, when, other, gone = found
+        if cause in {_causes.OTHER, _causes.TIME} and not gone:
+            cause = _causes.WRONG_SERVER
+        if cause in _causes.OF_PORTS:
+            return Finding(cause=cause, port=port, at=when, own=own, other=other, gone=gone)
+    if cause == _causes.REFUSED:
+        return Finding(cause=cause, port=told, at=at, own=own)
+    path = _causes.path_of_text(case.message, scene.folder) if cause == _causes.FILES else None
+    return Finding(cause=cause, at=at, path=path)
+
+
+def _in_use(
+    scene: Scene, span: tuple[int, int] | None, own: Holding | None, told: int | None
+) -> Finding:
+    port = told if own is None else own.port
+    if port is None:
+        return Finding(cause=_causes.IN_USE, at=None if span is None else span[1])
+    if own is not None:
+        held = scene.ports.holder(port, own.begin, own.transport, own.address)
+        other, gone = held if held is not None else (None, False)
+        at = own.begin
+    else:
+        begin, at = span or (scene.begun, scene.ended)
+        other, gone = scene.ports.overlapping(port, scene.run, begin, at), False
+    outsider = scene.outsiders.get(port) if other is None else None
+    return Finding(
+        cause=_causes.IN_USE, port=port, at=at, own=own, other=other, gone=gone, outsider=outsider
+    )
+
+
+def _own_attempt(
+    scene: Scene, case: Case, span: tuple[int, int] | None, told: int | None, cause: str
+) -> Holding | None:
+    """The bind that failed, and with it the test."""
+    tried = scene.ports.tried(scene.run)
+    named = [one for one in tried if one.test == case.name]
+    if not named and span is not None:
+        named = [one for one in tried if one.test is None and span[0] <= one.begin <= span[1]]
+    if not named and cause == _causes.IN_USE:
+        # A fixture that several tests share has failed in the first of them.
+        until = scene.ended if span is None else span[1]
+        named = [one for one in tried if one.begin <= until and told in {None, one.port}]
+    about = [one for one in named if one.port == told]
+    best = about or named
+    return best[-1] if best else None
+
+
+def _connected(
+    scene: Scene, case: Case, span: tuple[int, int] | None
+) -> tuple[int, int, Holding, bool] | None:
+    """The last connection of the test that led to another run's server: port, when, whose."""
+    for event in reversed(scene.events):
+        if event.what != _trail.CONNECT or not event.port:
+            continue
+        in_test = event.test == case.name or (
+            event.test is None and span is not None and span[0] <= event.t <= span[1]
+        )
+        if in_test:
+            held = scene.ports.holder(event.port, event.t, event.transport or "tcp", None)
+            if held is not None and held[0].run != scene.run:
+                return (event.port, event.t, *held)
+    return None
