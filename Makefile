@@ -107,6 +107,14 @@ servers: env ## docs/servers.md: real servers by every means, as root and as a u
 	@benchmarks/servers/install || echo "make servers: what is missing is 'no: not installed' in the table"
 	$(BIN)/python -m benchmarks.servers $(ARGS)
 
+.PHONY: takeover
+takeover: env ## docs/takeover.md: released suites with takeover off and on, and the storm (about ten minutes)
+	$(BIN)/python -m benchmarks.takeover $(ARGS)
+
+.PHONY: suites
+suites: env ## docs/suites.md: released suites that hard-code their ports, side by side (an hour)
+	$(BIN)/python -m benchmarks.suites $(ARGS)
+
 # --- housekeeping -------------------------------------------------------------------------------
 
 .PHONY: format

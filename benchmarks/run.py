@@ -31,7 +31,11 @@ BENCHMARKS: Final = {
     "lease_cost": "take and give back, against the bare calls and the peers; with many held",
     "collisions": "8 processes in a namespace with 400 ports, under storms (a minute or two)",
     "contention": "8 processes for 500 named ports; a holder that is killed",
+    "portserver": "a request to a port server with up to 10,000 ports out, beside portpicker's",
+    "own_binds": "the audit hook that lets a test's own servers bind beside its leases",
     "readiness": "from a server's listen() to serve() returning (minutes)",
+    "isolate_cost": "start of a command in a network of its own; 200 of them alive",
+    "audit_cost": "calls, starts and a suite, with and without the audit (minutes)",
     "broker_cost": "bind, listen, redis and starts, with and without the broker (minutes)",
 }
 

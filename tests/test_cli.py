@@ -21,7 +21,11 @@ from _need import need
 from portlease import cli
 from portlease.cli import _say, _status
 
-COMMANDS = ("run", "get", "hold", "ls", "who", "recipe", "portserver", "doctor", "completion")
+COMMANDS = (
+    *("run", "get", "hold", "ls", "who", "recipe"),
+    *("repeat", "isolate", "audit", "lint"),
+    *("portserver", "doctor", "completion"),
+)
 
 
 def test_version() -> None:
