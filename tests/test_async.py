@@ -55,7 +55,8 @@ NEVER = textwrap.dedent("""
         posix._exit(0)
     _signal.signal(_signal.SIGTERM, end)
     posix.close(posix.open("started", posix.O_CREAT))
-    time.sleep(1000)
+    while True:
+        time.sleep(0.01)  # in one long call, a SIGTERM just before it would be seen after it
 """)
 # Ends only once the file "go" is there; "asked" says that it was asked to.
 RELUCTANT = textwrap.dedent("""
@@ -71,7 +72,7 @@ RELUCTANT = textwrap.dedent("""
     server.bind(("127.0.0.1", {port}))
     server.listen(16)
     while True:
-        time.sleep(1000)
+        time.sleep(0.01)
 """)
 
 

@@ -27,7 +27,7 @@ for name in sys.argv[1:]:
     signal.signal(getattr(signal, name), lambda number, _: seen.append(number))
 print(os.getpid(), flush=True)
 while not seen:
-    signal.pause()
+    signal.sigtimedwait((), 0.01)  # not pause(): a signal just before it would be missed
 print([signal.Signals(number).name for number in seen], flush=True)
 sys.exit(9)
 """
@@ -291,7 +291,7 @@ if os.fork() == 0:
     signal.pause()
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 while True:
-    signal.pause()
+    signal.sigtimedwait((), 0.01)  # not pause(): a signal just before it would be missed
 """
     with started("run", "--", *python(source)) as run, watched([int(line(run))]) as all_ended:
         assert end(run, signal.SIGTERM)[0] == 0

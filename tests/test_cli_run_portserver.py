@@ -104,7 +104,8 @@ import signal
 for number in signal.SIGTERM, signal.SIGINT:
     signal.signal(number, lambda number, _: exit(number + 40))
 print("up", flush=True)
-signal.pause()
+while True:
+    signal.sigtimedwait((), 0.01)  # not pause(): a signal just before it would be missed
 """
     with started("run", "--portserver", "--", *python(source)) as run:
         assert line(run) == "up"

@@ -339,7 +339,10 @@ def test_dying_before_it_is_ready_is_told_at_once() -> None:
 
 # --- signals, and nothing left behind -------------------------------------------------------------
 
-SLEEPER = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+SLEEPER = (
+    "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "print(os.getpid(), flush=True); signal.pause()"
+)
 
 
 def _server_that_tells(path: Path) -> tuple[str, ...]:

@@ -46,13 +46,15 @@ HTTP = [sys.executable, "-m", "http.server", "--bind", "{host}", "{port}"]
 
 # Writes its name to a file when it starts and when it ends; the bytes it serves are its arguments.
 TINY = textwrap.dedent("""
-    import _signal, _socket, posix, sys, time
+    import _signal, _socket, _thread, posix, sys, time
     log = posix.open("log", posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT)
     name, *told = sys.argv[1:]
     def end(*_):
         posix.write(log, b"-" + name.encode() + b"\\n")
         posix._exit(0)
-    _signal.signal(_signal.SIGTERM, end)
+    # In a thread: a handler runs only after an accept() that SIGTERM came just before.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, [15])
+    _thread.start_new_thread(lambda: (_signal.sigwait([15]), end()), ())
     posix.write(log, b"+" + name.encode() + b"\\n")
     server = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     server.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
@@ -572,8 +574,7 @@ def test_a_crash_is_a_note_to_what_came_of_it(tmp_path: Path) -> None:
 
 def test_one_that_must_be_killed(tmp_path: Path) -> None:
     """Its warning comes in the caller's own thread, at the caller's own line."""
-    deaf = TINY.replace("_signal.signal(_signal.SIGTERM, end)", "_signal.signal(15, 1)")
-    deaf = deaf.replace("_signal.signal(15, 1)", "_signal.signal(15, _signal.SIG_IGN)")
+    deaf = TINY.replace("_thread.start_new_thread(", "print(")  # its SIGTERM stays blocked
     group = serve_many(
         {"a": tiny("a"), "deaf": Service([*PYTHON, deaf, "deaf"], stop_timeout_s=0.05)},
         cwd=tmp_path,

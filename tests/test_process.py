@@ -576,12 +576,12 @@ def test_the_command_is_asked_first(output: Output) -> None:
             signal.signal(signal.SIGTERM, lambda *_: quit(b"child asked;"))
             os.write(writer, b"r")
             while True:
-                signal.pause()
+                signal.sigtimedwait((), 0.01)  # pause() misses a signal just before it
         os.read(reader, 1)
         signal.signal(signal.SIGTERM, lambda *_: (say(b"command asked;"), quit(b"it ends;")))
         say(b"ready;")
         while True:
-            signal.pause()
+            signal.sigtimedwait((), 0.01)
         """
     )
     with Process.start([sys.executable, "-c", code], output=output.fd) as process:
@@ -599,7 +599,7 @@ def test_the_signal_is_for_the_daemon_where_the_command_has_ended(output: Output
             signal.signal(signal.SIGQUIT, lambda *_: (print("quit", flush=True), os._exit(0)))
             print("ready", flush=True)
             while True:
-                signal.pause()
+                signal.sigtimedwait((), 0.01)  # pause() misses a signal just before it
         daemon(work)
         """
     )

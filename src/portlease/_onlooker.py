@@ -10,10 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
-
-    from portlease._lease import Lease
-    from portlease._server._server import Server
+    from typing import Any, Final
 
 
 class Onlooker:
@@ -23,13 +20,13 @@ class Onlooker:
 
     label: str | None
     """The label of leases that are given none: the test that runs."""
-    took: Callable[[Lease], None] | None
-    """Told of each lease that somebody has taken, once it is as it was asked for."""
+    took: Callable[[Any], None] | None
+    """Told of each Lease that somebody has taken, once it is as it was asked for."""
     dropped: Callable[[str], bool] | None
     """Told of a lease or a server that is collected as garbage before it was released or stopped.
     Given the text of the warning; where it returns True, it sees to it, and nobody is warned."""
-    ready: Callable[[Server], None] | None
-    """Told of each server that is ready, after each start; maybe in another thread."""
+    ready: Callable[[Any], None] | None
+    """Told of each Server that is ready, after each start; maybe in another thread."""
 
     def __init__(self) -> None:
         self.label = None
