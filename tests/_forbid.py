@@ -11,11 +11,16 @@ import struct
 import sys
 
 
-def forbid(number: int, code: int) -> None:
-    """Have system call *number* fail with errno *code* in this process and all that it starts."""
+def forbid(number: int, code: int, argument: int | None = None) -> None:
+    """Have system call *number* fail with errno *code* in this process and all that it starts.
+
+    With *argument* only where that is its first one.
+    """
+    first = () if argument is None else ((0x20, 0, 0, 16), (0x15, 0, 1, argument))
     steps = (
         (0x20, 0, 0, 0),  # load seccomp_data.nr
-        (0x15, 0, 1, number),
+        (0x15, 0, 1 + len(first), number),
+        *first,  # load seccomp_data.args[0], its lower half on what is little-endian
         (0x06, 0, 0, 0x00050000 | code),  # SECCOMP_RET_ERRNO
         (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
     )

@@ -484,6 +484,24 @@ def test_guarded_ports_are_bounded_and_bindable_at_once() -> None:
     silent(done)
 
 
+@linux_only
+def test_guarded_ports_go_on_where_descriptors_are_few() -> None:
+    """With room for some 20 guards, 300 ports are given all the same: the oldest go first."""
+    done = run_python(
+        """
+        import os, resource, socket
+        from portlease._take import guarded_port
+        guarded_port(socket.AF_INET, socket.SOCK_STREAM)  # loads what it needs
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 40
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
+        for _ in range(300):
+            guarded_port(socket.AF_INET, socket.SOCK_STREAM)
+        """
+    )
+    silent(done)
+
+
 def test_no_other_lessee_is_given_a_guarded_port() -> None:
     """Of this process or another, by number or by chance; the latest 64 of them."""
     ports = [_take.guarded_port(socket.AF_INET, socket.SOCK_STREAM) for _ in range(64)]

@@ -584,7 +584,7 @@ def raw(question: bytes) -> list[SocketEntry]:
 
 def datagrams(question: bytes) -> list[bytes]:
     """Return all that the kernel answers to a request."""
-    with _linux_diag._open() as channel:
+    with contextlib.closing(_linux_diag._open()) as channel:
         channel.sendto(question, (0, 0))
         found: list[bytes] = []
         done = False

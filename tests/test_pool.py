@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import random
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portlease import _pool
 from portlease._pool import (
     BROWSERS_REFUSE,
     MAX_PORT,
@@ -21,9 +21,11 @@ from portlease._pool import (
     Rules,
     candidates,
     draw,
+    draw_blocks,
     parse_port_list,
     parse_services,
     pick,
+    pick_elsewhere,
 )
 
 LINUX = (32768, 60999)
@@ -136,6 +138,19 @@ def test_the_first_draw_is_spread_over_the_pool() -> None:
     assert all(88 < count < 312 for count in counts.values())
 
 
+def test_picks_run_through_the_pool_in_strides() -> None:
+    """A run names 64 different ports, none next to the one before it; the next is elsewhere."""
+    ports = array("H", range(20000, 44000))
+    runs = []
+    for _ in range(2):
+        pick_elsewhere()
+        runs.append([pick(ports) for _ in range(64)])
+    for run in runs:
+        assert len(set(run)) == 64
+        assert all(abs(one - other) > 100 for one, other in itertools.pairwise(run))
+    assert runs[0] != runs[1]
+
+
 def test_the_shared_random_generator_is_neither_used_nor_disturbed() -> None:
     """Test runners seed it alike in every worker; workers must not draw alike."""
     ports = array("H", range(20000, 30000))
@@ -182,10 +197,12 @@ def test_a_port_list_is_read_back(ports: set[int]) -> None:
     assert parse_port_list(f" {text}\n") == ports
 
 
-@pytest.mark.parametrize("text", ["x", "-1", "1-2-3", "1;2"])
+@pytest.mark.parametrize(
+    "text", ["x", "-1", "1-2-3", "1;2", "5-", "9-5", "1_0", "65536", "1-99999999999", "9" * 5000]
+)
 def test_what_is_no_port_list_is_an_error(text: str) -> None:
     """It is never guessed at."""
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match=r"is no port|runs backwards"):
         parse_port_list(text)
 
 
@@ -214,5 +231,5 @@ def test_services_never_fail(text: str) -> None:
 def test_blocks_are_all_and_only_those_that_fit(ports: set[int], steps: list[int]) -> None:
     """A block begins where every step leads to a port of the same set."""
     pool = array("H", sorted(ports))
-    found = set(_pool.draw_blocks(pool, frozenset(ports), steps))
+    found = set(draw_blocks(pool, frozenset(ports), steps))
     assert found == {port for port in ports if all(port + step in ports for step in steps)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from portlease._errors import (
     LeaseStateError,
+    LeasesUnseenError,
     PortleaseError,
     PortsExhaustedError,
     PortUnavailableError,
@@ -66,6 +67,7 @@ __all__ = [
     "LeaseGroup",
     "LeaseInfo",
     "LeaseStateError",
+    "LeasesUnseenError",
     "PortUnavailableError",
     "PortleaseError",
     "PortsExhaustedError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from portlease._errors import PortUnavailableError
+from portlease._errors import PortUnavailableError, ResourceLimitError
 from portlease._platform import backend
 
 TYPE_CHECKING = False
@@ -48,7 +48,8 @@ def _look(port: int) -> tuple[str, bool]:
     try:
         who = _who.who(port)
         guarded = [name for name in ("tcp", "udp") if who.free and _is_guarded(name, port)]
-    except OSError as error:  # no netlink, no /proc, no descriptor: said in the error under way
+    # No netlink, no /proc, no descriptor: said in the error under way.
+    except (OSError, ResourceLimitError) as error:
         return f"{port}: who has it cannot be seen here ({error})", False
     if guarded:
         return f"{'/'.join(guarded)} {port}: guarded, by a process that shows no lease", False

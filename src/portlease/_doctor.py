@@ -255,9 +255,11 @@ def _has_ipv6() -> bool:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
-        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}:
+        # EADDRINUSE: it is there, only the ephemeral range is full.
+        no_ipv6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
+        if error.errno not in no_ipv6 | {errno.EADDRINUSE}:
             raise
-        return False
+        return error.errno == errno.EADDRINUSE
     return True
 
 
@@ -416,15 +418,14 @@ if sys.platform == "linux":
     def _socket_tables() -> Fact:
         from portlease._platform import _linux_diag
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            try:
-                lists_bound = bool(_linux_diag.sockets(port, "tcp"))
+        try:
+            # A lease's port: bind(0) gives none where the ephemeral range is full.
+            with lease(offer=False, label="portlease doctor") as one, one.hand_over() as probe:
+                lists_bound = bool(_linux_diag.sockets(one.port, "tcp"))
                 probe.listen()
-                survey = _linux_diag.survey(port, "tcp", states={"LISTEN"})
-            except PortleaseError as error:
-                return _no_socket_tables(f"cannot be read: {error}")
+                survey = _linux_diag.survey(one.port, "tcp", states={"LISTEN"})
+        except (PortleaseError, OSError) as error:
+            return _no_socket_tables(f"cannot be read: {error}")
         if not survey.entries:
             return _no_socket_tables("do not show our own listening socket")
         data = {"netlink": survey.refused is None, "listening": True, "bound": lists_bound}
@@ -466,7 +467,18 @@ if sys.platform == "linux":
         )
 
     def _processes() -> Fact:
-        hidden = _hidepid()
+        try:
+            hidden = _hidepid()
+        except (FileNotFoundError, PermissionError) as error:
+            return Fact(
+                name="processes",
+                found=f"cannot be seen: {error.filename}: {error.strerror}",
+                level="missing",
+                follows="neither leases nor whose a socket is can be told, and servers run as "
+                "plain children",
+                remedy="mount -t proc proc /proc",
+                data={"hidepid": None, "sees_others_descriptors": False},
+            )
         sees_all = _may_see_all()
         data = {"hidepid": hidden, "sees_others_descriptors": sees_all}
         if hidden not in {None, "0", "off"} and not sees_all:

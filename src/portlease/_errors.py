@@ -51,7 +51,7 @@ class UsageError(PortleaseError, ValueError):
 
 
 class LeaseStateError(PortleaseError, RuntimeError):
-    """A transition that the lease's state does not allow (see :mod:`portlease._states`)."""
+    """A move that the state does not allow: *action* in *state*; its text says what helps."""
 
     state: str
     action: str
@@ -142,3 +142,12 @@ class IsolationUnavailableError(PortleaseError):
 
     reason: str
     remedy: str
+
+
+class LeasesUnseenError(PortleaseError, OSError):
+    """The leases of this network namespace cannot be listed: no /proc, or one that is closed to us.
+
+    Leases can be taken all the same.
+    """
+
+    errno: int  # type: ignore[mutable-override] # always set, unlike the base's

@@ -13,8 +13,10 @@ import errno
 import socket
 import sys
 import time
+from _operator import call
 from _warnings import warn
 from _weakref import ref  # `weakref` itself would be 2 ms of import; this is its core
+from functools import partial
 
 from portlease import _culprits, _platform, _refusal, _registry, _wish
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
@@ -25,7 +27,7 @@ from portlease._states import HANDED_OVER, HELD, OFFERED, RELEASED, State, after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Final, NoReturn, Self
 
@@ -99,7 +101,7 @@ class Lease:
 
     @property
     def state(self) -> State:
-        """Where it stands; who can take the port there is in :mod:`portlease._states`."""
+        """Where it stands, which says who could take the port (docs/promise.md, state by state)."""
         return self._grip.state if self._owner == _platform.pid else RELEASED
 
     def offer(self) -> None:
@@ -120,6 +122,8 @@ class Lease:
         with _platform.spawn_lock, self._moving("offer") as moving:
             if self.kind == "both":
                 self._vacate(moving, "udp")
+            # Before the hold opens: an interrupt in between leaves too little said, never too much.
+            moving.commit()
             for hold in self._tcp_holds():
                 backend.offer(hold)
 
@@ -158,6 +162,8 @@ class Lease:
             PortUnavailableError: somebody has the port; it says who. The lease stays GUARDED.
         """
         with _platform.spawn_lock, self._moving("take_back"):
+            for _, hold in self._grip.holds:  # a step_aside() that was interrupted has left some
+                hold.close()
             self._reoccupy()
 
     def listen(self, backlog: int = 128) -> socket.socket:
@@ -378,9 +384,9 @@ class Lease:
             raise
         grip.guards.update(guards)
         moving.commit()  # whatever comes now, an interrupt or an error: the holds are going
-        grip.holds = [part for part in grip.holds if part not in going]
         for _, hold in going:
             hold.close()
+        grip.holds = _open(grip.holds)
         for bind, _ in going:
             self._wait_for_copies(bind)
 
@@ -460,18 +466,20 @@ class Lease:
     def _reoccupy(self) -> None:
         """Bind what is not held, exclusively, then drop the guards."""
         grip = self._grip
-        held = [bind for bind, _ in grip.holds]
+        kept = _open(grip.holds)
+        held = [bind for bind, _ in kept]
         back: list[tuple[Bind, Handle]] = []
         try:
             for bind in (bind for bind in grip.wish.binds if bind not in held):
                 back.append((bind, self._bind_patiently(bind)))  # noqa: PERF401 - see except
-        except OSError as error:
-            for _, hold in back:
+            grip.holds = kept + back
+        except BaseException as error:
+            grip.holds = kept
+            for _, hold in back:  # an interrupt's traceback would keep them bound while it lives
                 hold.close()
-            if error.errno != errno.EADDRINUSE:
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
                 raise
             raise _RefusedError("somebody has it") from error
-        grip.holds += back
         guards, grip.guards = grip.guards, {}
         for guard in guards.values():
             guard.close()
@@ -480,7 +488,7 @@ class Lease:
         self, action: str, backlog: int | None, *, several: bool = False
     ) -> tuple[socket.socket, ...]:
         grip = self._grip
-        with _platform.spawn_lock, self._moving(action):
+        with _platform.spawn_lock, self._moving(action) as moving:
             if len(grip.wish.binds) > 1 and not several:
                 raise UsageError(
                     f"port {self.port} is held by {len(grip.wish.binds)} sockets (kind "
@@ -492,9 +500,13 @@ class Lease:
                 for hold in self._tcp_holds():
                     self._listen(hold, backlog)
             self._replace_deaf()
+            # Before they are given away: a lease never says HELD of what it has no longer.
+            moving.commit()
             sockets = _objects(grip.holds)
             grip.holds = []
-        return tuple(map(_as_new, sockets))
+        for sock in sockets:
+            _make_as_new(sock)
+        return sockets
 
     def _listen(self, hold: Handle, backlog: int) -> None:
         try:
@@ -628,26 +640,41 @@ class _Moving:
             _refusal.raise_explained(value, grip.port, grip.wish.scope)
 
 
+def _open(parts: Sequence[tuple[Bind, Handle]]) -> list[tuple[Bind, Handle]]:
+    """Those of a lease's holds that are open still."""
+    return [part for part in parts if part[1].fileno() >= 0]
+
+
 def _objects(parts: Sequence[tuple[Bind, Handle]]) -> tuple[socket.socket, ...]:
     """The same sockets as objects of the class that callers know; the handles own nothing then.
 
-    From detach() to the new object the descriptor is a bare number that nobody owns. So that no
-    interrupt (Ctrl-C) comes in between, no bytecode does: one C loop calls both.
+    A descriptor has two owners for a moment, and a lack of memory may leave it so: then it stays
+    the handle's. So that no interrupt (Ctrl-C) comes in between, no bytecode does: one C loop makes
+    the one the owner and has the other let go.
     """
     made = tuple(socket.socket.__new__(socket.socket) for _ in parts)
     for one in made:
         # What socket.socket.__init__() sets besides.
         one._io_refs = 0  # type: ignore[attr-defined]
         one._closed = False  # type: ignore[attr-defined]
-    families = [bind.address.family for bind, _ in parts]
-    types = [bind.socktype for bind, _ in parts]
-    numbers = map(_detach, [hold for _, hold in parts])
-    list(map(_adopt, made, families, types, [0] * len(parts), numbers))
+    moves: list[Callable[[], object]] = []
+    for one, (bind, hold) in zip(made, parts, strict=True):
+        moves.append(
+            partial(_adopt, one, bind.address.family, bind.socktype, 0, fileno=hold.fileno())
+        )
+        moves.append(hold.detach)
+    try:
+        list(map(call, moves))
+    except BaseException:
+        for one, (_, hold) in zip(made, parts, strict=True):
+            if one.fileno() == hold.fileno() >= 0:
+                _detach(one)
+        raise
     return made
 
 
-def _as_new(sock: socket.socket) -> socket.socket:
-    """*sock* as a fresh one would be: blocking, and without the datagrams nobody was to read."""
+def _make_as_new(sock: socket.socket) -> None:
+    """What a fresh one would be: blocking, and without the datagrams nobody was to read."""
     if sock.type == socket.SOCK_DGRAM:
         sock.settimeout(0)
         try:
@@ -656,7 +683,6 @@ def _as_new(sock: socket.socket) -> socket.socket:
         except BlockingIOError:
             pass  # it is empty
     sock.settimeout(None)  # whatever socket.setdefaulttimeout() says
-    return sock
 
 
 class LeaseGroup(tuple["Lease", ...]):
@@ -692,8 +718,12 @@ def publish(port: int, wish: Wish, state: State, born: bytes, label: str | None)
     Raises:
         ResourceLimitError: no descriptor is left for it.
     """
-    name = _registry.encode(port, wish.kind, state, born, wish.scope, label)
     try:
-        return backend.publish(name)
+        row = backend.publish(_registry.encode(port, wish.kind, state, born, wish.scope, label))
+        if row is None:
+            # The very name was there: a signal handler forked between these two calls, and its
+            # child was quicker. The next name is another.
+            row = backend.publish(_registry.encode(port, wish.kind, state, born, wish.scope, label))
     except OSError as error:
         _refusal.raise_explained(error, port)
+    return row

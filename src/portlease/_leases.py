@@ -7,7 +7,7 @@ import sys
 from collections import namedtuple
 from os import getpid
 
-from portlease import _grip, _registry
+from portlease import _grip, _refusal, _registry
 from portlease._platform import backend
 
 TYPE_CHECKING = False
@@ -52,12 +52,17 @@ def leases() -> list[LeaseInfo]:
         other processes' leases are cut to what a row holds (about 50 bytes, the end is kept).
 
     Raises:
-        FileNotFoundError: /proc is not mounted.
+        LeasesUnseenError: /proc is not mounted, or closed to this process.
+        ResourceLimitError: no descriptor is left to read it with.
     """
     own = {info[:3]: info for info in _own()}
     if not backend.BOARD:
         return sorted(own.values(), key=lambda info: info.since)
-    infos = _describe(_registry.rows())
+    try:
+        found = _registry.rows()
+    except OSError as error:
+        _refusal.raise_unseen(error)
+    infos = _describe(found)
     return [
         info._replace(label=own[info[:3]].label)
         if info.pid == getpid() and info[:3] in own

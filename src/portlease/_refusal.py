@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from portlease._errors import (
+    LeasesUnseenError,
     PrivilegeError,
     ResourceLimitError,
     UsageError,
@@ -22,6 +23,7 @@ _NOT_OUR_ADDRESS: Final = (
     errno.EINVAL,
     errno.ENODEV,
 )
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def raise_explained(error: OSError, port: int, scope: str = "it") -> NoReturn:
@@ -32,7 +34,7 @@ def raise_explained(error: OSError, port: int, scope: str = "it") -> NoReturn:
         port: the port it was called for; 0 for none in particular.
         scope: the addresses it was called for.
     """
-    first = backend.rules().first_unprivileged if error.errno == errno.EACCES else 0
+    first = backend.rules(fresh=True).first_unprivileged if error.errno == errno.EACCES else 0
     if port < first:  # at any other port it is a security module's word, which we cannot explain
         raise PrivilegeError(
             f"port {port} is below {first}, the first that an ordinary user may bind; "
@@ -45,10 +47,29 @@ def raise_explained(error: OSError, port: int, scope: str = "it") -> NoReturn:
             f"no lease can be held on {scope}: {error.strerror}. It is no address of this machine "
             "or network namespace; `ip address` lists them"
         ) from error
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+    if error.errno in _NO_ROOM:
         raise ResourceLimitError(
             f"no socket for one more lease: {error.strerror}; a lease needs two descriptors "
             "for as long as it lives. Release leases, or raise the limit (`ulimit -n`, "
+            "resource.RLIMIT_NOFILE)",
+            errno=error.errno,
+        ) from error
+    raise error
+
+
+def raise_unseen(error: OSError) -> NoReturn:
+    """Raise the error of ours that says why the board cannot be read, or *error* itself."""
+    if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+        raise LeasesUnseenError(
+            f"the leases of this network namespace cannot be listed: {error.filename}: "
+            f"{error.strerror}; mount /proc (mount -t proc proc /proc), or let this process read "
+            "it",
+            errno=error.errno,
+        ) from error
+    if error.errno in _NO_ROOM:
+        raise ResourceLimitError(
+            f"the leases of this network namespace cannot be listed: {error.strerror}; that takes "
+            "one descriptor. Release leases, or raise the limit (`ulimit -n`, "
             "resource.RLIMIT_NOFILE)",
             errno=error.errno,
         ) from error

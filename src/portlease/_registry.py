@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 from itertools import count
-from time import time_ns
+from time import sleep, time_ns
 
 from portlease import _platform
 from portlease._platform import backend
@@ -25,6 +25,7 @@ from portlease._states import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final, NamedTuple
 
     class Row(NamedTuple):
@@ -45,6 +46,14 @@ else:
 # sizeof(sun_path) is 108 (unix(7)); the leading NUL and "portlease/1/" take 13 of it.
 NAME_BYTES: Final = 95
 _KINDS: Final = {"t": "tcp", "u": "udp", "b": "both"}
+_HEX: Final = frozenset("0123456789abcdef")
+_HEX_DIGITS: Final = 16
+_MAX_PID: Final = 1 << 22  # PID_MAX_LIMIT, <linux/threads.h>
+_MAX_MS: Final = 1 << 43  # a day in 2248, which every function for dates can do with
+# How often, and after what pauses, to look again for rows that only pass by: microseconds if their
+# owners run, some time slices if they were preempted just then. In all 0.1 s.
+_LOOKS: Final = 15
+_PAUSE_S: Final = 1e-3
 _STATES: Final = {state.letter: state for state in State}
 
 
@@ -126,25 +135,40 @@ def decode(name: bytes) -> Row | None:
     if len(fields) != 8:  # noqa: PLR2004 - see the module's docstring
         return None
     port, kind, state, pid, pid_namespace, birth_and_serial, scope, label = fields
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT):
-        return None
     try:
-        born, _, serial = birth_and_serial.rpartition(".")
-        since_ms, number = (int(part, 16) for part in born.split("."))
+        since_ms, _number, _serial = map(_hexadecimal, birth_and_serial.split("."))
+        owner = _decimal(pid, _MAX_PID)
         row = Row(
-            int(port),
+            _decimal(port, MAX_PORT),
             _KINDS[kind],
             _STATES[state],
-            int(pid) if pid_namespace == _where().pid_namespace else None,
-            born.encode(),
+            owner if pid_namespace == _where().pid_namespace else None,
+            birth_and_serial.rpartition(".")[0].encode(),
             since_ms / 1000,
             scope,
             (_unprintable(label) if "%" in label else label) or None,
         )
-        written_by_us = min(int(serial, 16), number, since_ms) >= 0
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError):
         return None
-    return row if written_by_us else None
+    # What follows from a row is shown to people, so not more of it is believed than we write.
+    believable = since_ms < _MAX_MS and row.state is not State.RELEASED
+    return row if believable and scope.isascii() and scope.isprintable() and scope else None
+
+
+def _decimal(text: str, most: int) -> int:
+    """A number from 1 to *most*; none of the other forms that int() takes."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most))):
+        raise ValueError(text)
+    number = int(text)
+    if not 0 < number <= most:
+        raise ValueError(text)
+    return number
+
+
+def _hexadecimal(text: str) -> int:
+    if not (text and len(text) <= _HEX_DIGITS and _HEX.issuperset(text)):
+        raise ValueError(text)
+    return int(text, 16)
 
 
 def _unprintable(label: str) -> str:
@@ -163,12 +187,32 @@ def rows() -> list[Row]:
     """Every row on the board of this network namespace, oldest first, one for each lease.
 
     A lease that is moving on has its old and its new row there for a moment, and a taker shows the
-    row of a port that it is about to be refused: of rows that cannot both be true the older stays.
+    row of a port that it is about to be refused. Of rows that cannot both be true those stay that
+    are there at every look, since a taker's soon goes; of several such (a taker that
+    was stopped) the older, by its owner's clock, which may have been set meanwhile.
     """
-    found = sorted(
-        (row for name in backend.published() if (row := decode(name)) is not None),
-        key=lambda row: row.since,
-    )
+    found = _read()
+    kept = _first_of_each_ground(found)
+    for number in range(_LOOKS):
+        if _births(found) == _births(kept):
+            break
+        sleep(_PAUSE_S * number)
+        there = _births(_read())
+        found = [row for row in found if (row.pid, row.born) in there]
+        kept = _first_of_each_ground(found)
+    return kept
+
+
+def _read() -> list[Row]:
+    rows = (decode(name) for name in backend.published())
+    return sorted((row for row in rows if row is not None), key=lambda row: row.since)
+
+
+def _births(rows: Iterable[Row]) -> set[tuple[int | None, bytes]]:
+    return {(row.pid, row.born) for row in rows}
+
+
+def _first_of_each_ground(found: Iterable[Row]) -> list[Row]:
     kept: list[Row] = []
     by_port: dict[int, list[Row]] = {}
     for row in found:

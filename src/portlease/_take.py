@@ -34,6 +34,7 @@ from portlease._errors import (
     PortsExhaustedError,
     PortUnavailableError,
     PrivilegeError,
+    ResourceLimitError,
     UsageError,
 )
 from portlease._grip import Grip, live
@@ -212,8 +213,10 @@ def _starts(wish: Wish, steps: Sequence[int]) -> Iterator[int]:
         return
     pool = _candidates()
     yield from _pool.draw_blocks(pool, frozenset(pool), steps)
-    anywhere = range(max(1024, backend.rules().first_unprivileged), _pool.MAX_PORT + 1)
-    yield from _pool.draw_blocks(array("H", anywhere), frozenset(anywhere), steps)
+    rules = backend.rules()
+    first = max(1024, rules.first_unprivileged)
+    anywhere = frozenset(range(first, _pool.MAX_PORT + 1)) - rules.reserved
+    yield from _pool.draw_blocks(array("H", sorted(anywhere)), anywhere, steps)
 
 
 def _take_these(numbers: list[int], wish: Wish, by: By) -> LeaseGroup | None:
@@ -234,11 +237,20 @@ def _take_these(numbers: list[int], wish: Wish, by: By) -> LeaseGroup | None:
 def _take(wish: Wish, by: By) -> Lease:
     if wish.named is not None:
         return _take_named(wish.named, wish, by)
+    try:
+        return _take_any(wish, by)
+    except PrivilegeError:  # ip_unprivileged_port_start has been raised since we looked
+        _candidates(fresh=True)
+        return _take_any(wish, by)
+
+
+def _take_any(wish: Wish, by: By) -> Lease:
     pool = _Pool.ports if monotonic() < _Pool.until else _candidates()
     # Nearly always one of the first draws succeeds; and of our own ports we know that they do not.
     for _ in range(_QUICK_DRAWS if pool else 0):
         if (port := _pool.pick(pool)) not in live and (one := _try(port, wish, by)) is not None:
             return one
+        _pool.pick_elsewhere()
     tried = 0
     rules = backend.rules()
     for source in (pool, _pool.last_resort(rules)):
@@ -400,9 +412,9 @@ class _Pool:
     """When to ask for the rules again."""
 
 
-def _candidates() -> array[int]:
+def _candidates(*, fresh: bool = False) -> array[int]:
     try:
-        rules = backend.rules()
+        rules = backend.rules(fresh=fresh)
     except OSError as error:  # EMFILE, in the first lease of a process
         _refusal.raise_explained(error, 0)
     if _Pool.rules is not rules:
@@ -459,12 +471,12 @@ def guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> int:
     """The same, of any kind and from given ports.
 
     The guards of the last 64 ports are kept, two descriptors each (``"both"``: three); older ones
-    are dropped.
+    are dropped, and where descriptors are short, younger ones too.
 
     Raises:
         As :func:`lease`.
     """
-    one = lease_guarded(kind, label, ports)
+    one = _guarded_with_room(kind, label, ports)
     if look.took is not None:
         look.took(one)
     with _platform.spawn_lock:
@@ -472,6 +484,18 @@ def guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> int:
         if len(_guarded) > _GUARDED_PORTS:
             _guarded.popleft().release()
     return one.port
+
+
+def _guarded_with_room(kind: Kind, label: str, ports: Iterable[int] | None) -> Lease:
+    """Drop older ones as long as there is no descriptor for this one."""
+    while True:
+        try:
+            return lease_guarded(kind, label, ports)
+        except ResourceLimitError:
+            with _platform.spawn_lock:
+                if not _guarded:
+                    raise
+                _guarded.popleft().release()
 
 
 def lease_guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> Lease:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from portlease._errors import UsageError
+from portlease._errors import LeasesUnseenError, UsageError
 from portlease._states import HELD, OFFERED, WHO_CAN_TAKE_IT, State
 
 if sys.platform == "linux":
@@ -196,7 +197,7 @@ def who(port: SupportsIndex, *, transport: Transport | None = None) -> Who:
 
     Raises:
         UsageError: no such port or transport.
-        SocketTableError: the kernel lets its sockets be listed neither by netlink nor in /proc.
+        PortleaseError: the kernel lets its sockets be listed neither by netlink nor in /proc.
 
     Not guaranteed:
         The answer is as old as the call. Sockets on one address do not keep others from binding
@@ -228,8 +229,8 @@ def _leases(port: int, transport: Transport | None) -> tuple[list[LeaseInfo], li
 
     try:
         every = leases()
-    except FileNotFoundError as error:
-        return [], [f"leases: {error}; mount /proc"]
+    except LeasesUnseenError as error:
+        return [], [str(error)]
     kinds = {"both", "tcp", "udp"} if transport is None else {"both", transport}
     return [lease for lease in every if lease.port == port and lease.kind in kinds], []
 
@@ -288,7 +289,11 @@ if sys.platform == "linux":
         pids = owners.pids.get(entry.inode, [])
         not_permitted = entry.inode != 0 and not pids
         if not_permitted:
-            remedy = "run this as root, where the process lives, to see it"
+            remedy = (
+                "run this as root, where the process lives, to see it"
+                if os.path.exists("/proc/self")
+                else "mount /proc to see it"
+            )
         return Occupant(
             kind=kind,
             transport=entry.transport,

@@ -158,6 +158,20 @@ def test_a_client_of_a_held_port_is_refused_and_never_meets_itself() -> None:
     assert done.stdout.startswith("control: {0"), "the control never connected to itself"
 
 
+def test_a_client_of_an_unheld_port_connects_to_itself() -> None:
+    """The control: where one ephemeral port is left and nobody holds it, a client gets it."""
+    done = in_new_netns(
+        """
+        import socket
+        with socket.socket() as client:
+            client.connect(("127.0.0.1", 40001))
+            assert client.getsockname() == client.getpeername() == ("127.0.0.1", 40001)
+        """,
+        ephemeral=(40001, 40001),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_limit_tcp_repair_binds_beside_a_hold_and_cannot_listen() -> None:
     """A limit: with CAP_NET_ADMIN, a socket in repair mode (CRIU's) binds wherever it likes.
 

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from _need import in_new_netns, need
 from _thieves import Thief, holding, steal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from portlease._wish import Kind
 
 if sys.platform != "linux":
@@ -32,7 +35,9 @@ SOCKET_TYPES = {
 }
 
 
-def run(call: str) -> Any:  # noqa: ANN401 - what the script printed, as JSON
+def run(  # what the script printed, as JSON
+    call: str, *, ephemeral: tuple[int, int] | None = None
+) -> Any:  # noqa: ANN401
     """Call a function of this module in a namespace of its own; return what it found out."""
     need.capability("netns")
     done = in_new_netns(
@@ -42,6 +47,7 @@ def run(call: str) -> Any:  # noqa: ANN401 - what the script printed, as JSON
         import test_contention
         print(json.dumps(test_contention.{call}))
         """,
+        ephemeral=ephemeral,
         timeout_s=250,
     )
     assert done.returncode == 0, done.stderr
@@ -152,3 +158,35 @@ def test_500_leases_of_a_killed_holder_are_free_at_once(kind: str, state: str) -
     """When the holder's death can be waited for, its ports are free and its rows are gone."""
     found = run(f"kill_the_holder({kind!r}, {state!r})")
     assert found == {"before": 500, "rows": 0, "again": 500}
+
+
+def unheld(rounds: int) -> dict[str, int]:
+    """Eight processes collect numbers as most helpers do, by bind(0) and close; count doubles."""
+
+    def collect(_: int) -> list[int]:
+        found = []
+        for _ in range(rounds):
+            with socket.socket() as sock:
+                sock.bind(("", 0))
+                found.append(sock.getsockname()[1])
+        return found
+
+    with holding(8, lambda number: (collect(number), None)) as children:
+        claims = Counter(port for child in children for port in set(child.told))
+        return {"claims": sum(claims.values()), "double": sum(n > 1 for n in claims.values())}
+
+
+def test_unheld_numbers_are_given_twice() -> None:
+    """The control: of numbers that nobody holds, the same eight processes get some in common."""
+    found = run("unheld(100)", ephemeral=(40000, 40499))
+    assert found["double"] > 0, found
+
+
+def test_a_list_in_a_file_outlives_who_wrote_it(tmp_path: Path) -> None:
+    """The control: what a process writes down it cannot take back when it is killed."""
+    file = tmp_path / "leases"
+    script = "import os, signal, sys; open(sys.argv[1], 'w').write('8080'); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", script, file], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert file.read_text(encoding="ascii") in {"", "8080"}
+    assert file.exists()

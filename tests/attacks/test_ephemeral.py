@@ -7,8 +7,11 @@ until it has none left. Every port that is not leased must have been given: that
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +23,7 @@ from _need import in_new_netns, need
 from _thieves import Thief, acceptor, bind_zero, connect_out, has_ipv6, server, thieves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 if sys.platform != "linux":
     pytest.skip("network namespaces are Linux's", allow_module_level=True)
@@ -59,8 +62,48 @@ def storms(kind: int) -> Iterator[tuple[str, set[int]]]:
     port, servers = acceptor(hosts.values())
     for family, host in hosts.items():
         yield f"connect() {host}", connect_out(family, kind, (host, port))
+        yield f"unbound {host}", unbound(family, kind, (host, port))
+        yield f"late {host}", late(family, kind, (host, port))
+    if has_ipv6():
+        yield "connect() mapped", connect_out(socket.AF_INET6, kind, ("::ffff:127.0.0.1", port))
     for sock in servers:
         sock.close()
+
+
+def until_exhausted(family: int, kind: int, ask: Callable[[socket.socket], object]) -> set[int]:
+    """Have *ask* get each of many sockets a port, until the kernel has none left."""
+    with contextlib.ExitStack() as stack:
+        given = set()
+        for _ in range(2000):
+            sock = stack.enter_context(socket.socket(family, kind))
+            if kind == TCP:  # closed by a reset, and not left in TIME_WAIT
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            try:
+                ask(sock)
+            except OSError as error:
+                if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAGAIN}:
+                    raise
+                break
+            given.add(sock.getsockname()[1])
+        return given
+
+
+def unbound(family: int, kind: int, to: tuple[str, int]) -> set[int]:
+    """listen() or sendto() with no bind before: the kernel binds for itself."""
+    if kind == TCP:
+        return until_exhausted(family, kind, lambda sock: sock.listen())
+    return until_exhausted(family, kind, lambda sock: sock.sendto(b".", to))
+
+
+def late(family: int, kind: int, to: tuple[str, int]) -> set[int]:
+    """connect() after a bind to an address that left the port open: IP_BIND_ADDRESS_NO_PORT."""
+
+    def ask(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # <linux/in.h>; for IPv6 sockets as well
+        sock.bind((to[0], 0))
+        sock.connect(to)
+
+    return until_exhausted(family, kind, ask)
 
 
 def taken_while(kind: Literal["tcp", "udp"], state: str) -> dict[str, list[int]]:
@@ -72,6 +115,8 @@ def taken_while(kind: Literal["tcp", "udp"], state: str) -> dict[str, list[int]]
             elif state == "GUARDED":
                 lease.step_aside()
         servers = [server(lease.port) for lease in leases] if state == "SERVED" else []
+        if state == "HANDED_OVER":
+            servers = [lease.hand_over() for lease in leases]
         found = {name: sorted(given) for name, given in storms(TCP if kind == "tcp" else UDP)}
         for sock in servers:
             sock.close()
@@ -79,7 +124,15 @@ def taken_while(kind: Literal["tcp", "udp"], state: str) -> dict[str, list[int]]
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"), [("tcp", "HELD"), ("tcp", "OFFERED"), ("tcp", "SERVED"), ("udp", "HELD")]
+    ("kind", "state"),
+    [
+        ("tcp", "HELD"),
+        ("tcp", "OFFERED"),
+        ("tcp", "SERVED"),
+        ("tcp", "HANDED_OVER"),
+        ("udp", "HELD"),
+        ("udp", "HANDED_OVER"),
+    ],
 )
 def test_what_is_leased_is_never_given(kind: str, state: str) -> None:
     """The kernel gives every port of the range but the leased ones, in each family and manner."""

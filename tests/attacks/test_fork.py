@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from typing import TYPE_CHECKING
 
 import pytest
 
-from _need import in_new_netns, need
+from _need import in_new_netns, need, why_not
 from _thieves import run_python, silent
+
+if TYPE_CHECKING:
+    import subprocess
 
 if sys.platform == "win32":
     pytest.skip("no fork() here", allow_module_level=True)
@@ -62,9 +66,19 @@ def script(text: str) -> str:
     return IN_CHILD + textwrap.dedent(text)
 
 
+def alone(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with every warning an error, in a network of its own where there is one.
+
+    A port that is given back, and looked at then, must not be another suite's in that moment.
+    """
+    if why_not("netns") is not None:
+        return run_python(text)
+    return in_new_netns(text, env={"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}, timeout_s=250)
+
+
 def test_a_child_sees_its_parents_lease_as_released() -> None:
     """In the child it reads RELEASED, keeps its number, and is not among the child's leases."""
-    done = run_python(
+    done = alone(
         script(
             """
             def child():
@@ -87,7 +101,7 @@ def test_a_child_sees_its_parents_lease_as_released() -> None:
 @pytest.mark.parametrize("state", ["HELD", "OFFERED", "GUARDED", "HANDED_OVER"])
 def test_a_childs_methods_raise_and_its_release_does_nothing(state: str) -> None:
     """Every transition names the owner; release(), leaving the block and exit change nothing."""
-    done = run_python(
+    done = alone(
         script(
             f"""
             STATE = {state!r}
@@ -136,7 +150,7 @@ def test_the_port_is_free_after_the_parents_release_while_the_child_lives(
     kind: str, offer: str
 ) -> None:
     """The child has no copy of anything: release() in the parent frees the port at once."""
-    done = run_python(
+    done = alone(
         script(
             f"""
             def child():
@@ -164,7 +178,7 @@ def test_the_port_is_free_after_the_parents_release_while_the_child_lives(
 
 def test_a_child_that_outlives_its_parent_keeps_nothing() -> None:
     """The parent dies of SIGKILL; its ports are free although the child lives."""
-    done = run_python(
+    done = alone(
         script(
             """
             import signal
@@ -194,7 +208,7 @@ def test_a_child_that_outlives_its_parent_keeps_nothing() -> None:
 
 def test_a_child_takes_leases_of_its_own() -> None:
     """They are the child's: its own pid in leases(), and free when it ends without a word."""
-    done = run_python(
+    done = alone(
         script(
             """
             def child():
@@ -224,7 +238,7 @@ def test_a_child_takes_leases_of_its_own() -> None:
 
 def test_a_childs_garbage_says_nothing() -> None:
     """The lease that a child inherits is no leak of the child's: no warning when it is dropped."""
-    done = run_python(
+    done = alone(
         script(
             """
             def child():
@@ -243,7 +257,7 @@ def test_a_childs_garbage_says_nothing() -> None:
 
 def test_the_guarded_ports_of_find_unused_port_are_the_parents() -> None:
     """guarded_port() keeps guards in a list; the child's copies of them are closed as well."""
-    done = run_python(
+    done = alone(
         script(
             """
             from portlease import _take
@@ -335,7 +349,7 @@ def test_a_fork_in_the_middle_of_takes_copies_nothing(where: str) -> None:
 
 def test_a_port_is_free_as_soon_as_fork_has_returned() -> None:
     """Released right after os.fork(), before the child was ever scheduled: free all the same."""
-    done = run_python(
+    done = alone(
         script(
             """
             busy = 0
@@ -365,7 +379,7 @@ def test_a_port_is_free_as_soon_as_fork_has_returned() -> None:
 
 def test_a_fork_with_more_than_1024_descriptors() -> None:
     """select() can only wait for descriptors below 1,024; forks must not depend on it."""
-    done = run_python(
+    done = alone(
         script(
             """
             import resource, threading
@@ -389,7 +403,7 @@ def test_children_started_by_other_threads_do_not_disturb_a_lease() -> None:
 
     Two threads start programs without pause, as people do who know nothing of leases.
     """
-    done = run_python(
+    done = alone(
         script(
             """
             import subprocess, threading
@@ -422,6 +436,41 @@ def test_children_started_by_other_threads_do_not_disturb_a_lease() -> None:
     silent(done)
 
 
+def test_a_plain_socket_is_the_childs_too() -> None:
+    """The control: a bound socket that is no lease stays bound in a fork, whoever closes or dies.
+
+    Its owner is killed with SIGKILL, and the port is not free while the child lives.
+    """
+    done = alone(
+        script(
+            """
+            import signal
+            def parent():
+                sock = socket.socket()
+                sock.bind(("127.0.0.1", place.port))
+                pid = fork(child)
+                sock.close()
+                os.write(told_in, str(pid).encode())
+                signal.pause()
+            def child():
+                os.close(end_in)
+                os.read(end_out, 1)
+            told_out, told_in = os.pipe()
+            end_out, end_in = os.pipe()
+            with portlease.lease() as place:
+                pass
+            middle = fork(parent)
+            grandchild = int(os.read(told_out, 100))
+            assert not is_free(place.port)
+            os.kill(middle, signal.SIGKILL)
+            os.waitpid(middle, 0)
+            assert not is_free(place.port)
+            """
+        )
+    )
+    silent(done)
+
+
 # --- exec ---------------------------------------------------------------------------------------
 
 
@@ -429,7 +478,7 @@ def test_children_started_by_other_threads_do_not_disturb_a_lease() -> None:
 def test_nothing_is_inherited_through_exec(state: str) -> None:
     """A program started with close_fds=False has none of the lease's descriptors (PEP 446)."""
     need.capability("proc")
-    done = run_python(
+    done = alone(
         script(
             f"""
             import subprocess
@@ -452,7 +501,7 @@ def test_nothing_is_inherited_through_exec(state: str) -> None:
 
 def test_a_socket_handed_over_is_inherited_if_asked_for() -> None:
     """pass_fds= gives it to the server; the port is the server's then, whatever the lease does."""
-    done = run_python(
+    done = alone(
         script(
             """
             import subprocess

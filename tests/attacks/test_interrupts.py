@@ -193,20 +193,36 @@ print(hits)
 def test_an_interrupt_while_step_aside_waits_for_copies() -> None:
     """The holds are closed by then: the lease is GUARDED, and its row says so."""
     script = """
-import os, signal, socket, portlease
+import os, signal, socket, threading, time, portlease
+from portlease import _lease
 class Interrupt(BaseException): pass
 def interrupt(*_):
     raise Interrupt
-signal.signal(signal.SIGALRM, interrupt)
+signal.signal(signal.SIGUSR1, interrupt)
+_lease._COPIES_S = 60.0  # it waits until it is interrupted
 with portlease.lease() as one:
     (_, hold), = one._grip.holds
     copy = os.dup(hold.fileno())
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    def thread():
+        while hold.fileno() >= 0:
+            time.sleep(0.001)
+        # Again and again: what a handler raises in a destructor of the interpreter's is lost.
+        while not over:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            time.sleep(0.05)
+    over = False
+    sender = threading.Thread(target=thread)
+    sender.start()
     try:
-        one.step_aside()
+        try:
+            one.step_aside()
+        finally:
+            over = True
     except Interrupt:
         pass
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sender.join()
+    _lease._COPIES_S = 0.1
     os.close(copy)
     assert one.state == "GUARDED", one
     assert [info.state for info in portlease.leases() if info.port == one.port] == ["GUARDED"]

@@ -26,8 +26,11 @@ class Backend(Protocol):
     BOARD: bool
     """Whether leases of other processes can be seen (publish() and published() do something)."""
 
-    def rules(self) -> Rules:
-        """What this machine says about its ports; read anew at most once a second."""
+    def rules(self, *, fresh: bool = False) -> Rules:
+        """What this machine says about its ports; read anew at most once a second, or if *fresh*.
+
+        The same object as long as it says the same.
+        """
 
     def dual_stack(self) -> bool:
         """Whether one IPv6 socket here can cover IPv4 and IPv6 alike."""

@@ -62,8 +62,9 @@ class _Seen:
     dual_stack: bool | None = None
 
 
-def rules() -> Rules:
+def rules(*, fresh: bool = False) -> Rules:
     """Ask sysctl(8) for the ephemeral range, once a process."""
+    del fresh
     if _Seen.rules is None:
         low = _sysctl("net.inet.ip.portrange.first", _DEFAULT_RANGE[0])
         high = _sysctl("net.inet.ip.portrange.last", _DEFAULT_RANGE[1])

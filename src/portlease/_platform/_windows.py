@@ -67,8 +67,9 @@ class _Seen:
     dual_stack: bool | None = None
 
 
-def rules() -> Rules:
+def rules(*, fresh: bool = False) -> Rules:
     """The default dynamic range: what it was changed to is not asked for."""
+    del fresh
     if _Seen.rules is None:
         _Seen.rules = Rules(
             ephemeral=_DEFAULT_RANGE,
