@@ -90,9 +90,9 @@ def has_ipv6() -> bool:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
-        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+        if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EADDRINUSE}:
             raise
-        return False
+        return error.errno == errno.EADDRINUSE  # it is, only the ephemeral range is full
     return True
 
 

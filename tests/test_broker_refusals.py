@@ -87,7 +87,7 @@ def test_a_system_call_that_is_refused(
 
 
 def test_it_is_to_be_had_here(tmp_path: Path) -> None:
-    """The control of the above."""
+    """The control: where nothing is refused the same programs get a broker, without a word."""
     need_broker()
     assert tried(tmp_path / "mark") == ("to be had", "")
     assert (tmp_path / "mark").exists()

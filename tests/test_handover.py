@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import portlease
 from _need import need
 from _thieves import run_python, silent
-from portlease._server._handover import BACKLOG, Plan, UnixPaths, Wanted, own_backlog, plan
+from portlease._server._handover import Plan, UnixPaths, Wanted, plan
+from portlease._server._presets import BACKLOG, own_backlog
 from portlease._server._process import Process
 
 if TYPE_CHECKING:

@@ -381,7 +381,7 @@ def unusual_signals() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("mode", "ignored"), [("session", 0), ("group", 0), ("inherit", 1 << (signal.SIGINT - 1))]
 )
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("either")
 def test_signals_at_their_defaults(mode: _process.Mode, ignored: int) -> None:
     """Nothing is ignored or blocked, whatever is so here; only "inherit" keeps what is ignored."""
     with unusual_signals(), Process.start(SLEEP, mode=mode) as process:

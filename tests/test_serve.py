@@ -48,6 +48,7 @@ from portlease import (
     serve,
 )
 from portlease._server import _attempt, _output, _process
+from portlease._server._process import Process
 
 if sys.platform == "linux":
     from portlease._server._process_linux import KeptProcess
@@ -915,6 +916,34 @@ def test_a_fork_while_a_server_runs() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert ask(server) == b"tiny"
         assert server.lease.state == "OFFERED"
+
+
+def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that stops the time, as freezegun does, is served, and told of what never listens."""
+    with monkeypatch.context() as frozen:
+        for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"):
+            frozen.setattr(time, name, lambda: 1)
+        with serve(python(TINY)) as server:
+            assert ask(server) == b"tiny"
+            server.restart()
+        with pytest.raises(ServerTimeoutError):
+            serve(["sleep", "1000"], timeout_s=0.1)
+
+
+def test_a_process_whose_descriptors_were_closed_has_a_repr() -> None:
+    """Whoever closed them is in trouble enough."""
+    with Process.start(["sleep", "1000"]) as process:
+        assert isinstance(process, KeptProcess)
+        sock = process._socket
+        assert sock is not None
+        copy = os.dup(sock.fileno())
+        os.close(sock.fileno())
+        try:
+            assert "Bad file descriptor" in repr(process)
+        finally:
+            os.dup2(copy, sock.fileno(), inheritable=False)
+            os.close(copy)
+        assert "running" in repr(process)
 
 
 def test_many_threads_serve_at_once() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerStartError
 from portlease._server import _awaited, _means, _probe, _ready, _template, _unix
+from portlease._server._clock import now_s
 from portlease._server._means import prepare as prepare  # noqa: PLC0414 - the command line's too
 from portlease._server._process import Process
 
@@ -107,7 +107,7 @@ class Attempt:
             StartCancelledError: it was broken off, and has been ended.
         """
         self._cancel.check()
-        self.begun = time.monotonic()
+        self.begun = now_s()
         _unix.remove_left_over(self._paths.values())
         with contextlib.ExitStack() as stack:
             handed = self._hand_over(stack)
@@ -189,7 +189,7 @@ class Attempt:
         return self.outcome
 
     def _wait(self, process: Process, awaited: Sequence[Awaited]) -> Outcome:
-        begun = time.monotonic()
+        begun = now_s()
         told = 0
         while True:
             events = len(process.brokered)
@@ -203,7 +203,7 @@ class Attempt:
                 self._cancel.check()
                 return "died"
             self._cancel.check()
-            elapsed_s = time.monotonic() - begun
+            elapsed_s = now_s() - begun
             if elapsed_s >= self.command.timeout_s:
                 return "timeout"
             if self._may_step_aside() and self._complains():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from portlease._server import _probe, _ready, _template, _unix
+from portlease._server._clock import now_s
 from portlease._server._ready import Coverage, Listening
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ListeningAwaited:
         if not self.done:
             self.found = self._probe.look()
             covered = _ready.coverage(self.found, self.lease.scope)
-            now = time.monotonic()
+            now = now_s()
             if covered is not Coverage.PART:
                 self._settled_at = math.inf
             elif self._settled_at == math.inf:
@@ -128,7 +128,7 @@ class ListeningAwaited:
 
     def due_in_s(self) -> float:
         """PART becomes all that there will be, in a while."""
-        return math.inf if self.done else self._settled_at - time.monotonic()
+        return math.inf if self.done else self._settled_at - now_s()
 
     def close(self) -> None:
         """Give up what the probe has open."""

@@ -791,27 +791,39 @@ class Guest:
             return True
         except ConnectionResetError:
             data, ancillary = b"", []
+        fds = [fd for _, _, raw in ancillary for fd in _integers(raw)]
         if not data:
+            for fd in fds:  # with a message of no bytes, which is none of ours
+                posix.close(fd)
             for one in self._holds:
                 self._remove(*one)
             self._sock.close()
             return False
-        self._say(self._take(data, [fd for _, _, raw in ancillary for fd in _integers(raw)]))
+        self._say(self._take(data, fds))
         return True
 
     def _take(self, data: bytes, fds: list[int]) -> int:
         """Take the holds that came with a message; return 0, or the errno of why not."""
         for fd in fds:
             posix.set_inheritable(fd, False)  # noqa: FBT003 - positional-only
-        named = marshal.loads(data) if self._is_ours() else ()  # noqa: S302 - from a keeper
+        named = _named(data) if self._is_ours() else []
         if len(named) != len(fds) or not fds:
             for fd in fds:
                 posix.close(fd)
             return _EMFILE if named else _EPERM  # no room for them here (MSG_CTRUNC)
-        for (transport, port), fd in zip(named, fds, strict=True):
-            held = Held(_adopted(fd), self._say)
-            self._holds.append((transport, port, held))
-            self._add(transport, port, held)
+        held = []
+        try:
+            while fds:
+                held.append(Held(_adopted(fds.pop(0)), self._say))
+        except OSError as error:  # ENOTSOCK
+            for fd in fds:
+                posix.close(fd)
+            for one in held:
+                one.sock.close()
+            return error.errno or _EINVAL
+        for (transport, port), one in zip(named, held, strict=True):
+            self._holds.append((transport, port, one))
+            self._add(transport, port, one)
         return 0
 
     def _is_ours(self) -> bool:
@@ -825,6 +837,21 @@ class Guest:
             self._sock.send(marshal.dumps(message))  # type: ignore[arg-type] # plain values
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return
+
+
+def _named(data: bytes) -> "list[tuple[str, int]]":
+    """The transports and ports of a message; none where it is not one."""
+    try:
+        named = marshal.loads(data)  # noqa: S302 - from a process of our own user
+    except (EOFError, ValueError, TypeError):
+        return []
+    known = _TRANSPORTS.values()
+    if type(named) is not list or not all(
+        type(one) is tuple and len(one) == 2 and one[0] in known and type(one[1]) is int  # noqa: PLR2004
+        for one in named
+    ):
+        return []
+    return named
 
 
 def _integers(raw: bytes) -> list[int]:

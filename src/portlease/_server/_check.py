@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError, ServerTimeoutError, UsageError
 from portlease._server import _ready, _template
+from portlease._server._clock import now_s
 from portlease._server._trial import (
     CallCheck,
     Check,
@@ -217,7 +217,7 @@ def wait(server: Server, deadline: float, cancel: Cancel, tell: Callable[[str], 
         pause_s, tries, told, before = _FIRST_PAUSE_S, 0, "", ""
         while True:
             tries += 1
-            left_s = max(_FIRST_PAUSE_S, min(_ONE_TRY_S, deadline - time.monotonic()))
+            left_s = max(_FIRST_PAUSE_S, min(_ONE_TRY_S, deadline - now_s()))
             try:
                 answer = attempt(left_s, cancel)
             except RaisedError as error:
@@ -232,7 +232,7 @@ def wait(server: Server, deadline: float, cancel: Cancel, tell: Callable[[str], 
             if answer != told:
                 told, before = answer, told
                 tell(f"{what}: {answer}")
-            left_s = deadline - time.monotonic()
+            left_s = deadline - now_s()
             if left_s <= 0:
                 times = "once" if tries == 1 else f"the last of {tries} tries"
                 # A server that is slow to answer is cut short by the end of its time.

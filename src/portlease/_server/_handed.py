@@ -14,8 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from portlease._platform import _linux_proc
-from portlease._server._handover import FIRST_FD, own_backlog
-from portlease._server._presets import fd_name
+from portlease._server._presets import FIRST_FD, fd_name, own_backlog
 from portlease._server._unix import remove_left_over
 
 if TYPE_CHECKING:

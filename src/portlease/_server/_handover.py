@@ -30,7 +30,6 @@ Pure: no system calls. The sockets are made by :mod:`._handed`.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -50,11 +49,6 @@ if TYPE_CHECKING:
 
     Transport: TypeAlias = Literal["tcp", "udp", "unix"]
 
-BACKLOG: Final = 113
-"""Ours, where the server is to call listen(2) again: an odd number, so that it will be another."""
-
-FIRST_FD: Final = 3
-"""SD_LISTEN_FDS_START, sd_listen_fds(3); below are standard input, output and error."""
 _TRANSPORTS: Final[dict[str, tuple[Transport, ...]]] = {
     "tcp": ("tcp",),
     "udp": ("udp",),
@@ -269,20 +263,6 @@ def _wanted(
         for name in names
         for transport in _TRANSPORTS[kinds[name]]
     )
-
-
-def own_backlog(somaxconn: int, words: Iterable[str]) -> int:
-    """A backlog that the server will not ask for, whatever the kernel makes of its number.
-
-    Args:
-        somaxconn: net.core.somaxconn, to which the kernel cuts every backlog.
-        words: the server's arguments and environment, in which it may be named.
-    """
-    named = {int(number) for word in words for number in re.findall(r"\d{1,9}", word)}
-    own = min(BACKLOG, max(somaxconn - 1, 0))
-    while own in named and own > 0:
-        own -= 1
-    return own
 
 
 # --- Unix sockets -------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ is adopted by it, however often it forked and whatever session it moved to. From
 - the tree has ended when, and only when, wait(2) says that the keeper has no children;
 - to end it, it is enough to signal the keeper's own children: their children are adopted as they
   go. The process id of an unreaped child cannot be taken by anybody else, so no signal ever hits a
-  stranger; and parents die before their children, so no supervisor starts a child anew;
+  stranger; and parents die before their children, so no supervisor starts a child anew. Where that
+  comes to no end, because the children make children faster (a fork bomb), whole sessions are
+  killed, and all that is below us is stopped before the next is killed;
 - our side's death, by whatever signal, or its exec, shows as end-of-file on the socket.
 
 Should the keeper itself be killed, the kernel kills the main process (PR_SET_PDEATHSIG); the rest
@@ -25,7 +27,7 @@ our side, which may be stopped: what it does not read is kept until it does.
 
 Such a server does not die with its keeper, for it has two. Before it is started the keeper forks:
 the child is the keeper from then on, and we ourselves are its *deputy*, a subreaper too, and asleep
-in waitpid(2). When the keeper is killed, the tree is adopted by the deputy, which takes its place
+in sigwait(3). When the keeper is killed, the tree is adopted by the deputy, which takes its place
 but for the broker: the kernel has given up the filter's listener, so every bind and listen of the
 tree fails with ENOSYS, those that wait at once. What the deputy must know of the past the keeper
 writes into a pipe between them (the *legacy*). The deputy's own death changes nothing.
@@ -37,7 +39,8 @@ are the same interpreter). To the keeper: ``("start", request)``, ``("signal", n
 ``("exit", status)`` when the main process has been reaped; ``("signalled", n, errno)``;
 ``("stuck", processes)``; the broker's ``("brokered", ...)`` and ``("trouble", text)``;
 ``("keeper", pid)``, said by a keeper that has a deputy, and by the deputy that takes its place, and
-``("lost", text)``, by that one;
+``("lost", text)``, by that one, whose first word is a mark that our side knows, for the keeper may
+have been killed in the middle of a message;
 ``("gone", killed)`` as its last word; and ``("crash", traceback)`` if it has a defect.
 
 What is odd here is so for speed, because every served process waits for it: `_signal` and `posix`
@@ -79,6 +82,8 @@ if TYPE_CHECKING:
         holds: list[Hold]
         broker: bytes
         """The marshalled code of ._broker, if there are holds."""
+        mark: bytes
+        """What a deputy says first: the keeper may have been killed in the middle of a word."""
 
 else:
     import _signal as signal
@@ -96,6 +101,11 @@ TERMINATED_GRACE_S: "Final" = 5.0
 STUCK_AFTER_S: "Final" = 5.0
 """How long after the first SIGKILL the survivors are reported."""
 
+CALM_ROUNDS: "Final" = 8
+"""How often those who are left are killed one by one, before it counts as a fork bomb."""
+
+MOST_FREEZES: "Final" = 20
+
 MOST_REPORTED: "Final" = 100
 
 MOST_UNREAD_BYTES: "Final" = 1 << 20
@@ -108,6 +118,9 @@ _LOST: "Final" = {
     "listens goes on, and stop() ends all of it as ever",
 }
 """What is told when a keeper is lost; its broker may have been inside another one."""
+
+_NO_PIDFD: "Final" = frozenset({1, 3, 22, 23, 24, 38})
+"""EPERM (a sandbox), ESRCH, EINVAL (a thread's), ENFILE, EMFILE, ENOSYS (before Linux 5.3)."""
 
 _LENGTH_BYTES: "Final" = 4
 _STATUS_BYTES: "Final" = 4
@@ -176,6 +189,30 @@ def _children() -> list[int]:
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         every = [int(name) for name in posix.listdir("/proc") if name.isdecimal()]
         return [pid for pid in every if _stat(pid)[2] == me]
+
+
+def _below(pid: int) -> list[int]:
+    """Return the process ids of the descendants of *pid*; none without CONFIG_PROC_CHILDREN."""
+    found: list[int] = []
+    left = [pid]
+    while left:
+        above = left.pop()
+        try:
+            for tid in posix.listdir(f"/proc/{above}/task"):
+                text = _read_file(f"/proc/{above}/task/{tid}/children")
+                left += [int(child) for child in text.split()]
+                found += [int(child) for child in text.split()]
+        except (FileNotFoundError, ProcessLookupError):  # it has ended: they have become ours
+            continue
+    return found
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        pid = _stat(pid)[2]
+        if pid == ancestor:
+            return True
+    return False
 
 
 def _stat(pid: int) -> "tuple[str, str, int]":
@@ -325,9 +362,13 @@ class Keeper:
         self._told: set[int] = set()
         self._killing: dict[int, str] = {}
         self._killed: list[tuple[int, str]] = []
+        self._fighting: dict[int, str] = {}
+        """Whom we have killed without knowing them one by one."""
         self._refused: dict[int, int] = {}
         self._kill_reported = False
         self._pause_ms = 1
+        self._rounds = 0
+        """How often we have had somebody to kill."""
 
         self.able = self._prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
         if not self.able:  # a kernel that only resembles Linux
@@ -386,12 +427,19 @@ class Keeper:
                 elif fd in self._watched:
                     self._on_watched(fd, events)
                 else:
-                    posix.read(self._wake, 4096)
+                    self._drain()
             if self._terminated:
                 self._terminated = False
                 self._stop(signal.SIGTERM, TERMINATED_GRACE_S)
             if self._parent not in {None, posix.getppid()} and not self._orphaned:
                 self._on_orphaned()
+
+    def _drain(self) -> None:
+        """Empty the pipe that a signal writes to."""
+        try:
+            posix.read(self._wake, 4096)
+        except BlockingIOError:
+            return  # what poll(2) has seen was in the pipe of before we divided
 
     def _over(self) -> bool:
         if self._main is None:
@@ -594,18 +642,26 @@ class Keeper:
         posix.close(ours)
         posix.close(writer)
         self._let_go(_passed(request))
-        keeper = posix.pidfd_open(pid, 0)
-        # Whoever sees our number only means the keeper. (A pidfd never means a stranger.)
-        signal.signal(signal.SIGTERM, lambda *_: signal.pidfd_send_signal(keeper, signal.SIGTERM))
+        status = self._wait_as_deputy(pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _, status = posix.waitpid(pid, 0)
-        signal.signal(signal.SIGTERM, self._on_terminate)
-        posix.close(keeper)
         if not posix.WIFSIGNALED(status):  # it has said its last word
             posix._exit(posix.WEXITSTATUS(status))
         _load_broker(request)["put_back"](request["holds"])
-        self._take_over(legacy)
+        self._take_over(legacy, request["mark"])
         return False
+
+    def _wait_as_deputy(self, pid: int) -> int:
+        """Wait until the keeper *pid* has ended; return its status.
+
+        Whoever sees our number only, and sends SIGTERM, means the keeper. All signals are blocked,
+        and waited for here: a handler that came just before waitpid(2) would run only after it.
+        """
+        while True:
+            ended, status = posix.waitpid(pid, posix.WNOHANG)
+            if ended:
+                return status
+            if signal.sigwait((signal.SIGCHLD, signal.SIGTERM)) == signal.SIGTERM:
+                posix.kill(pid, signal.SIGTERM)  # our own child, and not reaped
 
     def _succeed_deputy(self, ours: int, legacy: int) -> None:
         """In the child: be the keeper. Neither prctl(2) nor poll's wake is inherited."""
@@ -634,8 +690,9 @@ class Keeper:
             posix.close(self._legacy)
             self._legacy = None
 
-    def _take_over(self, legacy: int) -> None:
+    def _take_over(self, legacy: int, mark: bytes) -> None:
         """The keeper was killed: look after what it leaves."""
+        self._outbox += mark
         posix.set_blocking(legacy, False)  # a child that has not executed yet has a copy
         try:
             facts = posix.read(legacy, 100)
@@ -672,7 +729,7 @@ class Keeper:
                 return
             self._told.discard(pid)
             self._refused.pop(pid, None)
-            command = self._killing.pop(pid, None)
+            command = self._killing.pop(pid, self._fighting.pop(pid, None))
             if command is not None and posix.WIFSIGNALED(status):
                 self._killed.append((pid, command))
             if pid == self._main and self._main_alive:
@@ -738,9 +795,66 @@ class Keeper:
         return self._pause_ms
 
     def _kill_children(self) -> None:
-        for pid in _children():
-            if pid not in self._killing and self._stat_and_kill(pid):
-                self._pause_ms = 1
+        left = self._not_killed()
+        if self._rounds > CALM_ROUNDS and any(pid not in self._refused for pid in left):
+            self._kill_sessions(left)
+            self._freeze()
+            left = self._not_killed()
+        if any([self._stat_and_kill(pid) for pid in left]):  # noqa: C419 - kill each of them
+            self._pause_ms = 1
+            self._rounds += 1
+
+    def _not_killed(self) -> list[int]:
+        return [pid for pid in _children() if pid not in self._killing]
+
+    def _kill_sessions(self, children: list[int]) -> None:
+        """Kill the process groups of *children*, each at once: nobody can fork out of that.
+
+        (copy_process(), kernel/fork.c: a signal for a group comes before a fork or to both.) In a
+        session other than ours are only processes of the tree, for one is born into a session.
+        """
+        ours = posix.getsid(0)
+        for pid in children:
+            try:
+                if posix.getsid(pid) != ours:
+                    posix.killpg(posix.getpgid(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # nobody of the group is left
+            except PermissionError as error:
+                self._refused[pid] = error.errno or 0
+
+    def _freeze(self) -> None:
+        """Stop all that is below us: who is stopped makes no children while others are killed.
+
+        Those who fork one another on until a limit is reached (RLIMIT_NPROC) would take the place
+        of each that is killed.
+        """
+        me = posix.getpid()
+        seen: set[int] = set()
+        for _ in range(MOST_FREEZES):
+            fresh = [pid for pid in _below(me) if pid not in seen]
+            if not fresh:
+                return
+            for pid in fresh:
+                self._freeze_one(pid, me)
+            seen.update(fresh)
+
+    def _freeze_one(self, pid: int, me: int) -> None:
+        """Stop *pid*, if it is still what we have seen below us; remember what it is called."""
+        try:
+            fd = posix.pidfd_open(pid, 0)  # its number may be another's by now, but not from now on
+        except OSError as error:
+            if error.errno not in _NO_PIDFD:
+                raise
+            return
+        try:
+            if _is_below(pid, me):
+                self._fighting[pid] = _stat(pid)[0]
+                signal.pidfd_send_signal(fd, signal.SIGSTOP)
+        except (ProcessLookupError, PermissionError):
+            return  # it has ended, or has become another user
+        finally:
+            posix.close(fd)
 
     def _stat_and_kill(self, pid: int) -> bool:
         command, state, _ = _stat(pid)

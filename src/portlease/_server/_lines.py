@@ -152,17 +152,30 @@ def last_lines(source: Source, n: int, start: int, most_bytes: int) -> list[Line
     while True:
         begin = max(start, size - span)
         data = source.read(begin, max(0, size - begin))
-        if begin == start or span >= most_bytes or data.count(b"\n") > n:
+        if begin == start or span >= min(most_bytes, n * LONGEST_BYTES) or data.count(b"\n") > n:
             break
         span *= 4
     raws = data.split(b"\n")
     lines = []
     for number, raw in enumerate(raws):
-        begin += len(raw) + (number < len(raws) - 1)
-        lines.append(_line(raw, begin))
+        for piece in _pieces(raw):
+            begin += len(piece)
+            lines.append(_line(piece, begin))
+        if number < len(raws) - 1:
+            begin += 1
+            lines[-1].end = begin
     if not raws[-1]:  # behind the last line's end
         lines.pop()
     return lines[-n:] if n else []
+
+
+def _pieces(raw: bytes) -> Iterator[bytes]:
+    """A line whole, or a longer one than LONGEST_BYTES in pieces."""
+    while len(raw) > LONGEST_BYTES:
+        cut = _cut(raw, LONGEST_BYTES)
+        yield raw[:cut]
+        raw = raw[cut:]
+    yield raw
 
 
 def _line(raw: bytes, end: int) -> Line:

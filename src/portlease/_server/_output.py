@@ -12,11 +12,11 @@ import os
 import sys
 import tempfile
 import threading
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import ServerDiedError, ServerTimeoutError, UsageError
 from portlease._server import _lines, _ready
+from portlease._server._clock import now_s
 from portlease._server._lines import Found as Found  # noqa: PLC0414 - exported
 from portlease._server._lines import Line as Line  # noqa: PLC0414 - exported
 from portlease._server._lines import Lines
@@ -214,7 +214,7 @@ class Follower:
         """
         while True:
             lines = self.take()
-            left_s = deadline - time.monotonic()
+            left_s = deadline - now_s()
             if lines or self.over or left_s <= 0:
                 return lines
             self._watch.wait(left_s)
@@ -265,7 +265,7 @@ def wait_for_line(  # noqa: PLR0913 - whose output it is, for the errors
     expression = _lines.compiled(pattern)
     if math.isnan(timeout_s) or timeout_s < 0:
         raise UsageError(f"timeout_s={timeout_s!r} is no number of seconds")
-    deadline = time.monotonic() + timeout_s
+    deadline = now_s() + timeout_s
     last = math.inf
     with Follower(output, process, after, cancel) as follower:
         while lines := follower.wait(deadline):
@@ -275,7 +275,7 @@ def wait_for_line(  # noqa: PLR0913 - whose output it is, for the errors
             if cancel is not None:
                 cancel.check()
             # It may write faster than we read: what comes after the deadline does not count.
-            if last == math.inf and time.monotonic() >= deadline:
+            if last == math.inf and now_s() >= deadline:
                 last = output.size()
             if lines[-1].end >= last:
                 break

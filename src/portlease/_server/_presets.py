@@ -30,7 +30,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Final, Literal, TypeAlias
 
     Sign: TypeAlias = Literal["listen", "nonblocking", "epoll", "exec"]
@@ -38,6 +38,26 @@ if TYPE_CHECKING:
 
 MOST_BACKLOG: Final = 4096
 """As systemd asks for "as many as there may be": the kernel takes net.core.somaxconn at most."""
+
+BACKLOG: Final = 113
+"""Ours, where the server is to call listen(2) again: an odd number, so that it will be another."""
+
+FIRST_FD: Final = 3
+"""SD_LISTEN_FDS_START, sd_listen_fds(3); below are standard input, output and error."""
+
+
+def own_backlog(somaxconn: int, words: Iterable[str]) -> int:
+    """A backlog that the server will not ask for, whatever the kernel makes of its number.
+
+    Args:
+        somaxconn: net.core.somaxconn, to which the kernel cuts every backlog.
+        words: the server's arguments and environment, in which it may be named.
+    """
+    named = {int(number) for word in words for number in re.findall(r"\d{1,9}", word)}
+    own = min(BACKLOG, max(somaxconn - 1, 0))
+    while own in named and own > 0:
+        own -= 1
+    return own
 
 
 class Traits(NamedTuple):

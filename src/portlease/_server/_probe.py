@@ -13,10 +13,10 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from portlease._server import _ready
+from portlease._server._clock import now_s
 from portlease._server._ready import Listening
 
 if sys.platform == "linux":
@@ -78,7 +78,7 @@ if sys.platform == "linux":
                 return []
             inodes = frozenset(entry.inode for entry in entries)
             # Somebody else's: no need to read the tree's descriptors at every look.
-            if inodes == self._foreign and time.monotonic() < self._not_before:
+            if inodes == self._foreign and now_s() < self._not_before:
                 return []
             own = _own(entries, self._process.tree())
             if not own:
@@ -86,7 +86,7 @@ if sys.platform == "linux":
                     self._pause_s * 2 if inodes == self._foreign else _FIRST_PAUSE_S,
                     _LONGEST_PAUSE_S,
                 )
-                self._foreign, self._not_before = inodes, time.monotonic() + self._pause_s
+                self._foreign, self._not_before = inodes, now_s() + self._pause_s
             return [Listening(entry.address, entry.v6only) for entry in own]
 
         def close(self) -> None:

@@ -13,7 +13,6 @@ import errno
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -101,7 +100,7 @@ class Launch(NamedTuple):
 
 
 class Process(ABC):
-    """A running command and its descendants; made by :meth:`start`.
+    """A running command and its descendants; made by ``Process.start()``.
 
     Context manager: leaving the block stops the tree. All methods may be called from any thread.
     In a forked child the object is inert: the processes are the parent's. When the interpreter
@@ -341,7 +340,10 @@ class Process(ABC):
         self.stop()
 
     def __repr__(self) -> str:
-        code = self.returncode
+        try:
+            code = self.returncode
+        except OSError as error:  # somebody has closed our descriptors; that is told elsewhere
+            return f"<Process {self.argv[0]!r} pid={self.pid} ({error.strerror})>"
         state = "running" if code is None else f"returncode={code}"
         return f"<Process {self.argv[0]!r} pid={self.pid} {state}>"
 
@@ -497,10 +499,15 @@ def why_no_broker() -> BrokerUnavailableError | None:
 
     Returns:
         None if it is; else the error that a start with *holds* would raise.
+
+    Raises:
+        PortleaseError: no port is to be had, as in :func:`portlease.lease`.
     """
-    with socket.socket() as hold:
-        hold.bind(("127.0.0.1", 0))
-        holds = [Hold("tcp", hold.getsockname()[1], hold.fileno())]
+    from portlease._take import lease
+
+    # Not bind(0): the ephemeral range may be full.
+    with lease(host="127.0.0.1", offer=False, label="portlease doctor") as held:
+        holds = [Hold("tcp", held.port, hold.fileno()) for _, hold in held._grip.holds]
         try:
             with Process.start([sys.executable, "-I", "-S", "-c", ""], holds=holds):
                 return None

@@ -7,6 +7,7 @@ the socket. Of several threads that wait, one sleeps on the socket and wakes the
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import math
@@ -17,7 +18,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from portlease import _platform
 from portlease._errors import ServerError, ServerStartError
 from portlease._server import _process
+from portlease._server._clock import now_s
 from portlease._server._process import Brokered, Killed, Launch, Process, override
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
@@ -54,8 +55,11 @@ _FD_SETSIZE: Final = 1024
 _MOST_BROKERED: Final = 10_000
 """What is remembered of a server that binds without end."""
 _READ_BYTES: Final = 1 << 16
+_MARK_BYTES: Final = 16
 _HANG_GUARD_S: Final = 30.0
 """How long after the last word it owed us the keeper is given up (it may be stopped, SIGSTOP)."""
+_DYING_S: Final = 1.0
+"""How long what was killed is waited for where nobody tells us of its end."""
 _LOOK_AGAIN_S: Final = 0.5
 """How long one sleep is at most where a signal handler may have kept us from being woken."""
 
@@ -97,6 +101,8 @@ class KeptProcess(Process):
         self._sleeper: int | None = None
         """The thread that sleeps on the socket, on behalf of all who wait."""
         self._inbox = bytearray()
+        self._mark = os.urandom(_MARK_BYTES)
+        """Where what a deputy says begins."""
         self._wait_status: int | None = None
         self._failure: tuple[str, int, str] | None = None
         self._replies: dict[int, int] = {}
@@ -109,9 +115,9 @@ class KeptProcess(Process):
         self._stopping: tuple[int, float] | None = None
         """What the keeper was last told to stop by."""
         self._main: int | None = None
-        """A pidfd of the command, where the kernel does not end it with its keeper."""
+        """A pidfd of the command, for when its keeper is killed; not all kernels have them."""
         self._trouble: str | None = None
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         self._popen = self._start_keeper()
         self._keeper_pid = self._popen.pid
         try:
@@ -132,7 +138,9 @@ class KeptProcess(Process):
         size = str(len(_code(_KEEPER)))
         # The lock keeps forks out too: a copy of the keeper's end would hide the keeper's death.
         with _platform.spawn_lock:
-            ours, theirs = socket.socketpair()
+            # Not by socket.socketpair(), for whoever puts a class of his own in the place of
+            # socket.socket (pytest-socket): nothing leaves the machine by these.
+            ours, theirs = _socket.socketpair()
             try:
                 fd = theirs.fileno()
                 popen = subprocess.Popen(
@@ -171,6 +179,7 @@ class KeptProcess(Process):
             "listen_fds": None,
             "holds": [(hold.transport, hold.port, hold.fd) for hold in launch.holds],
             "broker": _code(_BROKER) if launch.holds else b"",
+            "mark": self._mark,
         }
         if launch.listen_fds is not None:
             request["listen_fds"] = [(name.encode(), fd) for name, fd in launch.listen_fds]
@@ -208,27 +217,49 @@ class KeptProcess(Process):
         Nobody reads while another thread sleeps: what is read under its nose does not wake it.
         """
         while self._socket is not None and self._sleeper in {None, threading.get_ident()}:
-            try:
-                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
+            before = len(self._inbox)
+            ended = self._receive()
+            if not ended and len(self._inbox) == before:
                 return
-            except ConnectionResetError:  # it died before it read all that we said
-                data = b""
-            if not data:
+            for message in self._messages():
+                self._on_message(*message)
+            if ended and self._socket is not None:  # a signal handler may have been here, too
                 self._on_keeper_ended()
                 return
-            self._inbox += data
-            for message in _keeper.decode(self._inbox):
-                self._on_message(*message)
             self._changed.notify_all()
+
+    def _receive(self) -> bool:
+        """Read all that is there; return whether the keeper has ended."""
+        while (sock := self._socket) is not None:
+            try:
+                data = sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:  # it died before it read all that we said
+                return True
+            if not data:
+                return True
+            self._inbox += data
+        return True
+
+    def _messages(self) -> list[tuple[object, ...]]:
+        """Take every complete message out of what has been read.
+
+        A keeper that was killed may have said half of its last one. Its deputy begins with the
+        mark, which the kernel passes on whole, as it does all that is written in one go and short.
+        """
+        place = self._inbox.find(self._mark)
+        if place < 0:
+            return _keeper.decode(self._inbox)
+        messages = _keeper.decode(self._inbox[:place])
+        del self._inbox[: place + len(self._mark)]
+        return messages + _keeper.decode(self._inbox)
 
     def _on_message(self, what: object, *facts: object) -> None:
         match what, *facts:
             case "started", int(pid):
                 self.pid = pid
-                if self._launch.holds:
-                    with contextlib.suppress(ProcessLookupError):  # it has ended already
-                        self._main = os.pidfd_open(pid)
+                self._main = _pidfd(pid)
             case "failed", str(stage), int(code), bytes(path):
                 self._failure = (stage, code, os.fsdecode(path))
             case ("unable",):
@@ -288,30 +319,49 @@ class KeptProcess(Process):
     def _end_without_keeper(self) -> None:
         """The kernel has killed the command along with its keeper; kill what is left of its group.
 
-        It has not where there was a deputy, which was killed as well. A process that left the group
-        (a daemon) is beyond our reach now, which ``_trouble`` tells.
+        It has not where there was a deputy, which was killed as well, and where the command has
+        told it not to (PR_SET_PDEATHSIG). A process that left the group (a daemon) is beyond our
+        reach now, which ``_trouble`` tells.
         """
         self._trouble = f"{self._trouble}; a daemon that {self.argv[0]} made may still run"
+        family = _linux_proc.descendants(self.pid) if self._wait_status is None else []
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         if self._main is not None:
-            family = _linux_proc.descendants(self.pid) if self._wait_status is None else []
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._wait_status is None:
             self._wait_status = int(signal.SIGKILL)
         if self._launch.mode != "inherit":
+            self._end_group()
+        if self._main is not None:
+            _wait_readable(self._main, _DYING_S)
+
+    def _end_group(self) -> None:
+        """Kill the command's process group, and wait until nobody of it is left."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            self._trouble = (
+                f"{self._trouble} (in process group {self.pid} one of another user does)"
+            )
+        deadline = now_s() + _DYING_S
+        for pid in _members(self.pid):
             try:
-                os.killpg(self.pid, signal.SIGKILL)
+                fd = os.pidfd_open(pid)
             except ProcessLookupError:
-                return
-            except PermissionError:
-                self._trouble += f" (in process group {self.pid} one of another user does)"
+                continue
+            try:
+                _wait_readable(fd, max(0.0, deadline - now_s()))
+            finally:
+                os.close(fd)
 
     @override
     def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        deadline = math.inf if timeout_s is None else now_s() + timeout_s
         while (answer := self._look_or_sleep(done, deadline)) is None:
             pass
         return answer
@@ -329,7 +379,7 @@ class KeptProcess(Process):
                 self._read_news()
                 if done() or self._socket is None:
                     return done()
-                left_s = deadline - time.monotonic()
+                left_s = deadline - now_s()
                 if left_s <= 0:
                     return False
                 if self._sleeper not in {None, me}:
@@ -412,6 +462,7 @@ class KeptProcess(Process):
             self._stuck = ()
             self._stopping = (int(number), float(grace_s))
             self._say("stop", *self._stopping)
+            self._continue_keeper()
         patience_s = grace_s + _keeper.STUCK_AFTER_S + _HANG_GUARD_S
         self._wait_until(lambda: bool(self._stuck), patience_s)
         if self._trouble is not None:
@@ -423,6 +474,13 @@ class KeptProcess(Process):
                 f"its keeper (pid {self._keeper_pid}) does not answer; is it stopped?"
             )
         return self._killed
+
+    def _continue_keeper(self) -> None:
+        """Somebody may have stopped it (SIGSTOP). Needs the lock: it is not reaped meanwhile."""
+        if self._socket is not None:
+            for pid in {self._popen.pid, self._keeper_pid}:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGCONT)
 
     def _error(self, what: str) -> ServerError:
         return ServerError(f"{self.argv[0]} (pid {self.pid}): {what}", argv=self.argv, output="")
@@ -474,6 +532,27 @@ def _describe(pid: int, command: str, state: str, code: int) -> str:
     if state == "D":
         return f"pid {pid} ({command}), which waits in the kernel for a device or file system"
     return f"pid {pid} ({command}), in state {state}"
+
+
+def _pidfd(pid: int) -> int | None:
+    """Of the command *pid*; None if it has ended already, or where there are none (before 5.3)."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in {errno.ESRCH, errno.ENOSYS, errno.EPERM}:
+            raise
+        return None
+
+
+def _members(group: int) -> list[int]:
+    """The processes of a process group."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(int(name)) == group:
+                    found.append(int(name))
+    return found
 
 
 def _exit_text(code: int) -> str:

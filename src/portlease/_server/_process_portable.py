@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from portlease import _platform
 from portlease._errors import ServerError, UsageError
 from portlease._server import _process
+from portlease._server._clock import now_s
 from portlease._server._process import Killed, Launch, Process, override
 
 if TYPE_CHECKING:
@@ -79,11 +80,11 @@ class PortableProcess(Process):
     @override
     def _stop(self, number: int, grace_s: float) -> tuple[Killed, ...]:
         with self._lock:
-            deadline = time.monotonic() + grace_s
+            deadline = now_s() + grace_s
             self._ask(number)
             if self._wait_until(lambda: self.returncode is not None, grace_s):
                 self._signal_group(signal.SIGTERM)
-            if self._wait_until(lambda: self.ended, max(0.0, deadline - time.monotonic())):
+            if self._wait_until(lambda: self.ended, max(0.0, deadline - now_s())):
                 return ()
             killed = (Killed(self.pid, self.argv[0]),)
             if self._has_group:
@@ -125,11 +126,11 @@ class PortableProcess(Process):
 
     @override
     def _wait_until(self, done: Callable[[], bool], timeout_s: float | None) -> bool:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else now_s() + timeout_s
         pause_s = _FIRST_PAUSE_S
         while not done():
             if deadline is not None:
-                pause_s = min(pause_s, deadline - time.monotonic())
+                pause_s = min(pause_s, deadline - now_s())
                 if pause_s <= 0:
                     return False
             time.sleep(pause_s)
@@ -209,7 +210,33 @@ def _start(launch: Launch) -> subprocess.Popen[bytes]:
         stdin=launch.stdin,
         stdout=launch.output,
         stderr=launch.errors,
+        preexec_fn=_reset_signals(launch),  # noqa: PLW1509 - it takes no lock, and is rarely there
         pass_fds=launch.pass_fds,
         start_new_session=launch.mode == "session",
         process_group=0 if launch.mode == "group" else None,
     )
+
+
+def _reset_signals(launch: Launch) -> Callable[[], None] | None:
+    """What puts signals to their defaults in the child, as a keeper does; None if they are.
+
+    A signal that is blocked here, as by a caller that waits for it, would be in the server too:
+    SIGTERM could not end it.
+    """
+    if sys.platform == "win32":
+        return None
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    ignored: list[int] = []
+    if launch.mode != "inherit":
+        # (What Python ignores itself, Popen resets.)
+        others = signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}
+        ignored = [number for number in others if signal.getsignal(number) == signal.SIG_IGN]
+    if not blocked and not ignored:
+        return None
+
+    def reset() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    return reset

@@ -67,7 +67,7 @@ def serve(  # noqa: PLR0913 - all but the first by keyword
         host: the address to lease and to bind; by default every address is leased, and ``{host}``
             is 127.0.0.1. Not together with *lease*.
         timeout_s: how long each start may take until it listens, and is *ready*, in seconds.
-        stop_timeout_s: how long its processes have to end by themselves.
+        stop_timeout_s: how long its processes have to end by themselves, in seconds; then SIGKILL.
         stop_signal: what tells it to end.
         env: variables for it besides ours; the values are templates too.
         cwd: its working directory; ours by default.

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import threading
-import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from portlease._onlooker import look
 from portlease._server import _check, _crash, _output, _process, _ready, _template, _warnings
 from portlease._server._attempt import Streams
 from portlease._server._cancel import Cancel
+from portlease._server._clock import now_s
 from portlease._server._handover import UnixPaths
 from portlease._server._output import Output, Silence
 from portlease._server._process import limits_told
@@ -403,7 +403,7 @@ class Server:
     # --- up ---
 
     def _bring_up(self, cancel: Cancel) -> None:
-        begun = time.monotonic()
+        begun = now_s()
         self._reported = False
         attempt, self.starts = self._starter.run(cancel)
         self.process = self._process = attempt.process
@@ -416,7 +416,7 @@ class Server:
         except BaseException:
             self._halt()
             raise
-        self.ready_after_s = time.monotonic() - begun
+        self.ready_after_s = now_s() - begun
         if look.ready is not None:
             look.ready(self)
 
