@@ -45,8 +45,13 @@ if TYPE_CHECKING:
     from portlease._lease import Lease
 
 _LONGEST_REQUEST: Final = 100
+_LONGEST_NUMBER: Final = len("4194304") + 3
+"""More digits than any process id has (PID_MAX_LIMIT, include/linux/threads.h)."""
 _PATIENCE_S: Final = 10.0
 """How long a client that has connected may take to ask."""
+_GRACE_S: Final = 0.1
+"""How long after digits without a newline more of them may come: 12 may be what there is of 1234 so
+far. portpicker's own server takes the first read(2) for all; its client writes the newline."""
 _BACKLOG: Final = 1024
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _INIT: Final = 1
@@ -54,6 +59,7 @@ _DESCRIPTORS_A_LEASE: Final = 3
 """Its row, and a guard for each transport."""
 _AWAY_AT_ONCE: Final = 84
 """As many as one message can take with their descriptors, SCM_MAX_FD."""
+_HUNG_UP: Final = "a client hung up before it was answered"
 _FEWEST_HERE: Final = 10
 """Even if there is hardly room for clients besides."""
 
@@ -91,8 +97,8 @@ class PortServer:
         """By the process that asked."""
         self._pidfds: dict[int, int] = {}
         """The process of each pidfd."""
-        self._clients: dict[socket.socket, float] = {}
-        """Who has not asked yet, and when it connected."""
+        self._clients: dict[socket.socket, tuple[bytes, float]] = {}
+        """Who has not asked to the end: what came so far, and until when there may come more."""
         self._here: dict[Lease, None] = {}
         """Those of which the sockets are here, oldest first."""
         self._depot = Depot()
@@ -158,7 +164,7 @@ class PortServer:
                     self._on_end(key.fd)
                 else:
                     self._on_holder(key.fd)
-            self._drop_silent()
+            self._end_waiting()
 
     def stop(self) -> None:
         """Have :meth:`serve` return."""
@@ -181,12 +187,18 @@ class PortServer:
     def _patience_s(self) -> float | None:
         if not self._clients:
             return None
-        return max(0.0, min(self._clients.values()) + _PATIENCE_S - time.monotonic())
+        return max(0.0, min(until for _, until in self._clients.values()) - time.monotonic())
 
-    def _drop_silent(self) -> None:
-        late = time.monotonic() - _PATIENCE_S
-        for client in [client for client, since in self._clients.items() if since <= late]:
-            self._tell_refused("a client connected and asked for nothing; hung up on it")
+    def _end_waiting(self) -> None:
+        """No more comes from these: answer who has asked, and hang up on who has not."""
+        now = time.monotonic()
+        late = [client for client, (_, until) in self._clients.items() if until <= now]
+        for client in late:
+            request, _ = self._clients[client]
+            if request:
+                self._reply(client, request)
+            else:
+                self._tell_refused("a client connected and asked for nothing; hung up on it")
             self._hang_up(client)
 
     # --- clients ---
@@ -205,7 +217,7 @@ class PortServer:
             self._tell_refused("no descriptor is left for another client; raise `ulimit -n`")
             return
         client.settimeout(0)
-        self._clients[client] = time.monotonic()
+        self._clients[client] = b"", time.monotonic() + _PATIENCE_S
         self._selector.register(client, selectors.EVENT_READ)
         self._on_client(client)  # which has mostly asked already
 
@@ -221,20 +233,33 @@ class PortServer:
             self._selector.register(self._listener, selectors.EVENT_READ)
 
     def _on_client(self, client: socket.socket) -> None:
+        before, _ = self._clients[client]
         try:
-            request = client.recv(_LONGEST_REQUEST)
-            if request:
-                self._answer(client, request)
+            more = client.recv(_LONGEST_REQUEST - len(before))
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            self._tell_refused(_HUNG_UP)
+        else:
+            request = before + more
+            if more and _may_go_on(request):
+                self._clients[client] = request, time.monotonic() + _GRACE_S
+                return
+            if request:
+                self._reply(client, request)
+        self._hang_up(client)
+
+    def _reply(self, client: socket.socket, request: bytes) -> None:
+        """Answer a whole request, with a port or with the reason why not."""
+        try:
+            self._answer(client, request)
         except Refused as refused:
             self._tell_refused(str(refused))
             # It is no less refused if it has gone, or has no room for the reason.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
                 client.send(f"{refused}\n".encode("utf-8", "backslashreplace"))
         except (BrokenPipeError, ConnectionResetError):
-            self._tell_refused("a client hung up before it was answered")
-        self._hang_up(client)
+            self._tell_refused(_HUNG_UP)
 
     def _answer(self, client: socket.socket, request: bytes) -> None:
         owner = _owner(client, request)
@@ -413,14 +438,25 @@ def _somebody_serves_at(path: str) -> bool:
     return True
 
 
+def _may_go_on(request: bytes) -> bool:
+    """Whether this may be the beginning of a number: its newline has not come."""
+    digits = request.strip()
+    return (
+        b"\n" not in request
+        and (not digits or digits.isdigit())
+        and len(digits) < _LONGEST_NUMBER
+        and len(request) < _LONGEST_REQUEST
+    )
+
+
 def _owner(client: socket.socket, request: bytes) -> int:
     """The process that a request is made for, as we know it.
 
     Raises:
         Refused: it is no process id, or not one that such a client can speak for.
     """
-    digits = request.strip()
-    if not (digits.isdigit() and len(digits) < len("4194304") + 3):
+    digits = request.partition(b"\n")[0].strip()
+    if not (digits.isdigit() and len(digits) < _LONGEST_NUMBER):
         raise Refused(f"{request[:40]!r} is no process id: give one, in ASCII, and a newline")
     pid = int(digits)
     peer, uid, _ = _CREDENTIALS.unpack(
