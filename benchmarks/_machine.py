@@ -9,8 +9,12 @@ import platform
 import resource
 import sys
 from pathlib import Path
+from typing import Final
 
 from _ports import ephemeral_range
+
+# 10,000 leases have 20,000, and so has each of two processes that hold them by turns.
+_DESCRIPTORS: Final = 32_768
 
 
 def describe(network: str) -> dict[str, str]:
@@ -54,5 +58,12 @@ def _load() -> str:
 def raise_descriptor_limit() -> int:
     """Let this process and its children open as many files as they may; return how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < _DESCRIPTORS:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+        except ValueError:  # how Python tells EPERM: without CAP_SYS_RESOURCE
+            pass
+        else:
+            return _DESCRIPTORS
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -1,11 +1,11 @@
-"""What a benchmark found, and how it is shown: terminal, JSON, Markdown."""
+"""What a benchmark found, how it is shown in a terminal, and how it is kept."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,12 +82,14 @@ def time_columns(first: str, unit: str) -> list[Column]:
 
 
 def time_cells(name: str, figures: Spread) -> dict[str, Cell]:
-    """Return the cells of one contestant, in the unit of its figures."""
+    """Return the cells of one contestant, in the unit of its figures; the plots want the last."""
     return {
         "name": name,
         "median": figures.median,
         "quartiles": f"{figures.lower:.2f} - {figures.upper:.2f}",
         "least": figures.least,
+        "lower": figures.lower,
+        "upper": figures.upper,
     }
 
 
@@ -143,55 +145,85 @@ def _texts(table: Table) -> list[list[str]]:
 
 def to_json(machine: Mapping[str, str], results: Sequence[Result]) -> str:
     """Return everything as one JSON object; figures as they were measured, not rounded."""
-    return json.dumps(
-        {
-            "machine": dict(machine),
-            "benchmarks": [
-                {
-                    "name": result.name,
-                    "title": result.title,
-                    "tables": [
-                        {"title": table.title, "rows": [dict(row) for row in table.rows]}
-                        for table in result.tables
-                    ],
-                    "goals": [
-                        {
-                            "what": goal.what,
-                            "measured": goal.measured,
-                            "at_most": goal.at_most,
-                            "unit": goal.unit,
-                            "reached": goal.reached,
-                        }
-                        for goal in result.goals
-                    ],
-                    "notes": list(result.notes),
-                }
-                for result in results
-            ],
-        },
-        indent=2,
-    )
+    found = [_plain(result) for result in results]
+    return json.dumps({"machine": dict(machine), "benchmarks": found}, indent=1)
 
 
-def save(result: Result, machine: Mapping[str, str], directory: Path) -> Path:
-    """Write it as Markdown, the machine's description on top, and return the file."""
+def save(result: Result, machine: Mapping[str, str], seconds: float, directory: Path) -> Path:
+    """Keep it as JSON, with what is known of the machine, and return the file."""
     version = ".".join(map(str, sys.version_info[:2]))
-    path = directory / f"{result.name}-python{version}.md"
+    path = directory / f"{result.name}-python{version}.json"
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(_markdown(result, machine)) + "\n", encoding="utf-8")
+    kept = {"machine": dict(machine), "seconds": round(seconds), "result": _plain(result)}
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def _markdown(result: Result, machine: Mapping[str, str]) -> list[str]:
-    lines = [f"# {result.title}", ""]
-    lines += [f"- {what}: {value}" for what, value in machine.items()]
-    for table in result.tables:
-        lines += ["", f"## {table.title}", ""]
-        lines.append("| " + " | ".join(column.heading for column in table.columns) + " |")
-        lines.append("|---|" + "---:|" * (len(table.columns) - 1))
-        lines += ["| " + " | ".join(cells) + " |" for cells in _texts(table)]
-    if result.goals:
-        lines += ["", "## Goals", "", *(f"- {goal.text()}" for goal in result.goals)]
-    if result.notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in result.notes)]
-    return lines
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A result that was saved, and what is known of its making."""
+
+    python: tuple[int, ...]
+    machine: Mapping[str, str]
+    seconds: int
+    result: Result
+
+
+def kept(directory: Path) -> list[Kept]:
+    """Read all that :func:`save` wrote there, the oldest Python first."""
+    found = []
+    for path in directory.glob("*-python*.json"):
+        text = json.loads(path.read_text(encoding="utf-8"))
+        python = tuple(map(int, path.stem.rpartition("-python")[2].split(".")))
+        found.append(Kept(python, text["machine"], text["seconds"], _result(text["result"])))
+    return sorted(found, key=lambda one: one.python)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "title": result.title,
+        "tables": [
+            {
+                "title": table.title,
+                "columns": [[one.key, one.heading, one.form] for one in table.columns],
+                "rows": [dict(row) for row in table.rows],
+            }
+            for table in result.tables
+        ],
+        "goals": [
+            {
+                "what": goal.what,
+                "measured": goal.measured,
+                "at_most": goal.at_most,
+                "unit": goal.unit,
+                "reached": goal.reached,
+            }
+            for goal in result.goals
+        ],
+        "notes": list(result.notes),
+    }
+
+
+def _result(plain: Mapping[str, Any]) -> Result:
+    return Result(
+        plain["name"],
+        plain["title"],
+        [
+            Table(one["title"], [Column(*column) for column in one["columns"]], one["rows"])
+            for one in plain["tables"]
+        ],
+        [
+            Goal(goal["what"], goal["measured"], goal["at_most"], goal["unit"])
+            for goal in plain["goals"]
+        ],
+        plain["notes"],
+    )
+
+
+def markdown(table: Table) -> list[str]:
+    """Return the lines of it: numbers to the right."""
+    lines = [[column.heading for column in table.columns], *_texts(table)]
+    below = "|---|" + "---:|" * (len(table.columns) - 1)
+    first, *others = ["| " + " | ".join(cells) + " |" for cells in lines]
+    return [first, below, *others]

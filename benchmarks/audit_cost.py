@@ -100,13 +100,13 @@ def measure(scale: Scale) -> Result:
     """Measure all of it."""
     calls, goals = _calls(scale)
     with tempfile.TemporaryDirectory() as folder:
-        starts = _commands([sys.executable, "-I", "-S", "-c", ""], scale(tiny=1, quick=10, full=40))
-        tests = scale(tiny=5, quick=200, full=500)
+        starts = _commands([sys.executable, "-I", "-S", "-c", ""], scale(tiny=1, quick=4, full=40))
+        tests = scale(tiny=5, quick=50, full=500)
         Path(folder, "test_it.py").write_text(
             textwrap.dedent(_SUITE.format(tests=tests)), encoding="utf-8"
         )
         suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder]
-        suites = _commands(suite, scale(tiny=1, quick=5, full=15))
+        suites = _commands(suite, scale(tiny=1, quick=2, full=15))
     goals += [
         Goal(
             f"a suite of {tests} tests of 2 ms, each with a server and a client, {way}",
@@ -157,7 +157,7 @@ class _Caller:
 
 
 def _calls(scale: Scale) -> tuple[Table, list[Goal]]:
-    rounds, count = scale(tiny=2, quick=10, full=30), scale(tiny=5, quick=20, full=40)
+    rounds, count = scale(tiny=2, quick=3, full=30), scale(tiny=5, quick=20, full=40)
     found: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         callers = {way: _Caller(way, Path(folder), stack) for way in _WAYS}

@@ -143,7 +143,7 @@ class _Caller:
 
 
 def _calls(scale: Scale) -> tuple[Table, list[Goal]]:
-    rounds, count = scale(tiny=2, quick=10, full=40), scale(tiny=10, quick=50, full=100)
+    rounds, count = scale(tiny=2, quick=4, full=40), scale(tiny=10, quick=50, full=100)
     found: dict[tuple[str, str], list[float]] = {}
     with contextlib.ExitStack() as stack:
         callers = {kind: _Caller(kind, stack) for kind in _KINDS}
@@ -203,7 +203,7 @@ def _redis(scale: Scale, notes: list[str]) -> tuple[Table, list[Goal]] | None:
             )
             _await(port, process)
             ports[kind] = port
-        for turn in range(scale(tiny=1, quick=4, full=15)):
+        for turn in range(scale(tiny=1, quick=2, full=15)):
             for kind in _KINDS if turn % 2 else _KINDS[::-1]:
                 for name, rate in _benchmark(client, ports[kind], requests).items():
                     found.setdefault((name, kind), []).append(rate)
@@ -266,7 +266,7 @@ def _starts(scale: Scale) -> tuple[Table, list[Goal]]:
             _NATIVE: Contestant(lambda calls: _start(calls, []), 1),
             _BROKERED: Contestant(lambda calls: _start(calls, holds), 1),
         }
-        figures = _measure.interleaved(contestants, rounds=scale(tiny=2, quick=20, full=100))
+        figures = _measure.interleaved(contestants, rounds=scale(tiny=2, quick=10, full=100))
     milliseconds = {name: [value / 1000 for value in values] for name, values in figures.items()}
     rows = [time_cells(name, _measure.spread(values)) for name, values in milliseconds.items()]
     more = _measure.spread(

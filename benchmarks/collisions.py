@@ -1,9 +1,10 @@
 """How often a port that was given out is somebody else's when the server binds it.
 
-In a network namespace with 400 ephemeral ports, 8 processes take ports by turns, wait 5 ms as a
-server's start would, and then bind and listen on the number as a server does. Meanwhile one process
-binds port 0 and another connects, over and over. Counted: servers that could not listen, and
-numbers that two owners had at the same time.
+Processes take ports by turns, wait 5 ms as a server's start would, and then bind and listen on the
+number as a server does. Counted: numbers that two owners had at the same time, and servers that
+could not listen. First 16 processes take 1,000 each, in a network namespace with the default
+ephemeral range and nobody else in it. Then 8 processes in one with 400 ephemeral ports, while one
+process binds port 0 and another connects, over and over.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
 
     from run import Scale
 
-_LOW: Final = 40000
-_HIGH: Final = 40399
+# What Linux starts with (net/ipv4/af_inet.c), and a crowded one.
+_WIDE: Final = (32768, 60999)
+_NARROW: Final = (40000, 40399)
+# What portpicker's server gives from: its own 15000-24999 are fewer than 16,000.
+_SERVER_POOL: Final = "10000-32767"
+# One that takes milliseconds for each port is asked for so many fewer.
+_SLOW: Final = 10
 _HELD_S: Final = 0.005
 # What each storm has open at a time, and how long it rests after each.
 _STORM_SOCKETS: Final = 60
@@ -44,57 +50,103 @@ _HANG_S: Final = 1200.0
 _OFFERED: Final = "portlease.lease()"
 _GUARDED: Final = "portlease.lease(), step_aside()"
 _FIND: Final = "portlease.find_unused_port()"
-_PLAIN: Final = ", plain server"
+_PER: Final = 16_000
 
 
 def measure(scale: Scale) -> Result:
     """Count the collisions of each contestant, each in a namespace of its own."""
-    processes = scale(tiny=2, quick=8, full=8)
-    title = f"Collisions: {processes} processes, {_HIGH - _LOW + 1} ephemeral ports, under storms"
     reason = _namespace.why_not()
+    title = "Collisions"
     if reason is not None:
         return Result("collisions", title, [], [], [f"no network namespace to be had: {reason}"])
     peers, notes = _peers.installed()
-    contestants = [(_OFFERED, True), (_GUARDED, False), (_FIND, False)]
-    contestants += [(peer.name, True) for peer in peers]
-    if any(peer.name == _peers.CPYTHON for peer in peers):
-        contestants.insert(3, (_peers.CPYTHON, False))
+    contestants = [(_OFFERED, True, 1), (_GUARDED, False, 1), (_FIND, False, 1)]
+    contestants += [(peer.name, True, _SLOW if peer.milliseconds else 1) for peer in peers]
     if _peers.portserver_script() is not None:
-        contestants.append((_peers.PORTSERVER, True))
-    count = scale(tiny=5, quick=50, full=150)
-    rows = [
-        _in_a_namespace({"name": name, "reuse": reuse, "count": count, "processes": processes})
-        for name, reuse in contestants
+        contestants.append((_peers.PORTSERVER, True, 1))
+    contestants = contestants[: scale(tiny=3, quick=99, full=99)]
+    wide = _wide(contestants, scale(tiny=2, quick=8, full=16), scale(tiny=5, quick=50, full=1000))
+    narrow = _narrow(contestants, scale(tiny=2, quick=8, full=8), scale(tiny=5, quick=25, full=150))
+    goals = [
+        Goal(
+            f"{row['name']}, {table.title}: failures of {row['taken']:,}",
+            float(row["failed"] or 0) + float(row["double"] or 0),
+            0,
+            "",
+        )
+        for table in (wide, narrow)
+        for row in table.rows
+        if str(row["name"]).startswith("portlease")
     ]
+    notes += [
+        (
+            "a server sets SO_REUSEADDR, as most do, or nothing at all (plain); "
+            "ephemeral-port-reserve counts on the former, and gives no "
+            "port once the range is full of its own TIME_WAITs"
+        ),
+        (
+            "each server is closed as soon as it listens, so most of two owners do not notice each "
+            "other here; servers that stay would"
+        ),
+        (
+            "tornado's and rig's listening sockets are closed at once, since a server that is told "
+            "a number must bind it"
+        ),
+        (
+            "port-for and portpicker's server draw from outside the ephemeral range, as portlease "
+            "does, so no storm reaches them; what the former gives is random, and held by nothing"
+        ),
+    ]
+    return Result("collisions", title, [wide, narrow], goals, notes)
+
+
+def _wide(contestants: list[tuple[str, bool, int]], processes: int, count: int) -> Table:
+    rows = []
+    for name, reuse, slowness in contestants:
+        asked = {"name": name, "reuse": reuse, "processes": processes}
+        row = _in_a_namespace(_WIDE, {**asked, "count": max(1, count // slowness), "storms": []})
+        if row["taken"]:
+            row["per"] = row["double"] * _PER / row["taken"]
+        rows.append(row)
     columns = [
-        Column("name", "contestant"),
-        Column("server", "server"),
-        Column("taken", "allocations"),
-        Column("failed", "server could not listen"),
-        Column("double", "two owners at once"),
-        Column("none", "no port given"),
+        *_COLUMNS,
+        Column("per", f"two owners, per {_PER:,}", "{:.0f}"),
         Column("seconds", "seconds", "{:.1f}"),
+    ]
+    return Table(f"{processes} processes, nobody else", columns, rows)
+
+
+def _narrow(contestants: list[tuple[str, bool, int]], processes: int, count: int) -> Table:
+    rows = []
+    for name, reuse, _ in contestants:
+        asked = {"name": name, "count": count, "processes": processes, "storms": _STORMS}
+        rows.append(_in_a_namespace(_NARROW, {**asked, "reuse": reuse}))
+        if name == _peers.CPYTHON:
+            rows.append(_in_a_namespace(_NARROW, {**asked, "reuse": False}))
+    columns = [
+        *_COLUMNS,
+        Column("none", "no port given"),
         Column("binds", "storm bind(0)"),
         Column("connects", "storm connect()"),
     ]
-    goals = [
-        Goal(f"{row['name']}: failures of {row['taken']}", row["failed"] + row["double"], 0, "")
-        for row in rows
-        if row["name"].startswith("portlease")
-    ]
-    notes.append(
-        "a server sets SO_REUSEADDR, as most do, or nothing at all (plain); ephemeral-port-reserve "
-        "counts on the former, and gives no port once the range is full of its own TIME_WAITs"
-    )
-    return Result(
-        "collisions", title, [Table("Held 5 ms, then bound", columns, rows)], goals, notes
-    )
+    low, high = _NARROW
+    return Table(f"{processes} processes, {high - low + 1} ports, under storms", columns, rows)
 
 
-def _in_a_namespace(arguments: Mapping[str, object]) -> dict[str, Any]:
+_STORMS: Final = ("bind", "connect")
+_COLUMNS: Final = (
+    Column("name", "contestant"),
+    Column("server", "server"),
+    Column("taken", "ports given", "{:,}"),
+    Column("double", "two owners at once"),
+    Column("failed", "server could not listen"),
+)
+
+
+def _in_a_namespace(ports: tuple[int, int], arguments: Mapping[str, object]) -> dict[str, Any]:
     inner = [sys.executable, __file__, json.dumps(arguments)]
     done = subprocess.run(
-        _namespace.command(_LOW, _HIGH, inner),
+        _namespace.command(*ports, inner),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -108,13 +160,12 @@ def _in_a_namespace(arguments: Mapping[str, object]) -> dict[str, Any]:
 # --- in the namespace ---------------------------------------------------------------------------
 
 
-def _collisions(
-    *, name: str, reuse: bool, count: int, processes: int, server: str | None
+def _collisions(  # noqa: PLR0913 - what was asked for, by keyword
+    *, name: str, reuse: bool, count: int, processes: int, storms: list[str], server: str | None
 ) -> dict[str, Cell]:
     members = [{"name": name, "reuse": reuse, "count": count, "server": server}] * processes
-    storms = [{"kind": "bind"}, {"kind": "connect"}]
     with (
-        Crew("collisions", "storm", storms) as storm,
+        Crew("collisions", "storm", [{"kind": kind} for kind in storms]) as storm,
         Crew("collisions", "lessee", members) as crew,
     ):
         storm.go()
@@ -123,7 +174,7 @@ def _collisions(
         owned = [entry for found in crew.results() for entry in found]
         seconds = time.monotonic() - start
         storm.stop()
-        binds, connects = storm.results()
+        opened = dict(zip(storms, storm.results(), strict=True))
     given = [entry for entry in owned if entry[0]]
     return {
         "name": name,
@@ -133,8 +184,8 @@ def _collisions(
         "double": _doubles(given),
         "none": len(owned) - len(given),
         "seconds": seconds,
-        "binds": binds,
-        "connects": connects,
+        "binds": opened.get("bind"),
+        "connects": opened.get("connect"),
     }
 
 
@@ -192,7 +243,7 @@ def _taker(name: str, server: str | None) -> Callable[[], tuple[int, Callable[[]
         return offered
     if name == _GUARDED:
         return guarded
-    find = portlease.find_unused_port if name == _FIND else _peers.load(name, server)
+    find = portlease.find_unused_port if name == _FIND else _peers.load(name, server).take
     return lambda: (find(), lambda: None)
 
 
@@ -254,7 +305,7 @@ def _main() -> None:
     with contextlib.ExitStack() as stack:
         server = None
         if asked["name"] == _peers.PORTSERVER:
-            server = stack.enter_context(_peers.portserver())
+            server = stack.enter_context(_peers.portserver(_SERVER_POOL))
         print(json.dumps(_collisions(**asked, server=server)))
 
 

@@ -53,7 +53,7 @@ def measure(scale: Scale) -> Result:
     """Let them contend, the two contestants by turns, and kill a holder."""
     processes = scale(tiny=3, quick=8, full=8)
     wanted = scale(tiny=40, quick=500, full=500)
-    rounds = scale(tiny=1, quick=3, full=10)
+    rounds = scale(tiny=1, quick=1, full=10)
     found: dict[str, list[_Round]] = {_LEASES: [], _SOCKETS: []}
     for _ in range(rounds):
         for name, rounds_of_it in found.items():

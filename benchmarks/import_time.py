@@ -60,7 +60,7 @@ def measure(scale: Scale) -> Result:
     added_ms: dict[str, list[float]] = {name: [] for name in present}
     loaded: dict[str, int] = {}
     foreign: dict[str, int] = {}
-    for turn in range(-1, scale(tiny=1, quick=15, full=60)):
+    for turn in range(-1, scale(tiny=1, quick=4, full=30)):
         for name, module in present.items():
             socket_ns, added_ns, loaded[name], foreign[name] = _import(module)
             if turn >= 0:  # the first turn writes bytecode and fills the page cache

@@ -72,7 +72,7 @@ def _starts(scale: Scale, notes: list[str]) -> tuple[Table, list[Goal]]:
     commands = _commands(notes)
     figures = _measure.interleaved(
         {name: Contestant(partial(_run, words), 1) for name, words in commands.items()},
-        rounds=scale(tiny=2, quick=20, full=100),
+        rounds=scale(tiny=2, quick=8, full=100),
     )
     milliseconds = {name: [one / 1000 for one in values] for name, values in figures.items()}
     rows: list[dict[str, Cell]] = [
@@ -100,7 +100,7 @@ def _run(words: list[str], calls: int) -> None:
 
 
 def _alive(scale: Scale) -> tuple[Table, list[Goal]]:
-    count = scale(tiny=5, quick=100, full=200)
+    count = scale(tiny=5, quick=50, full=200)
     words = _isolate.command(["sh", "-c", "echo; read line"])
     processes: list[subprocess.Popen[bytes]] = []
     before = _available_kib()

@@ -52,7 +52,7 @@ print(json.dumps(found))
 
 def measure(scale: Scale) -> Result:
     """Run processes with the hook and without it by turns."""
-    turns = scale(tiny=1, quick=5, full=15)
+    turns = scale(tiny=1, quick=2, full=15)
     figures: dict[str, dict[str, list[float]]] = {"without": {}, "with": {}}
     for turn in range(turns):
         for which in ("without", "with") if turn % 2 else ("with", "without"):

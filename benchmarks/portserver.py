@@ -45,8 +45,8 @@ _PATIENCE_S: Final = 60.0
 
 def measure(scale: Scale) -> Result:
     """Fill each server step by step, and ask it in between."""
-    counts = _OUT if scale(tiny=0, quick=1, full=1) else (0, 20)
-    batches = scale(tiny=1, quick=6, full=20)
+    counts = ((0, 20), _OUT[:2], _OUT)[scale(tiny=0, quick=1, full=2)]
+    batches = scale(tiny=1, quick=3, full=20)
     notes: list[str] = []
     figures: dict[tuple[str, int], list[float]] = {}
     processes: dict[int, int] = {}

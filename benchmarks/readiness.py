@@ -45,8 +45,8 @@ _HOST: Final = "127.0.0.1"
 
 def measure(scale: Scale) -> Result:
     """Start servers by turns, fewer with the peers, whose figures are far apart from ours."""
-    starts = scale(tiny=2, quick=40, full=200)
-    every = scale(tiny=1, quick=4, full=4)
+    starts = scale(tiny=2, quick=12, full=200)
+    every = scale(tiny=1, quick=3, full=8)
     starters, notes = _starters()
     delays: dict[tuple[str, str], list[float]] = {
         (speed, name): [] for speed in _SPEEDS for name in starters
@@ -94,6 +94,8 @@ def _row(speed: str, name: str, values: list[float]) -> dict[str, Cell]:
         "starts": figures.count,
         "median": figures.median,
         "quartiles": f"{figures.lower:.2f} - {figures.upper:.2f}",
+        "lower": figures.lower,
+        "upper": figures.upper,
         "p99": figures.p99,
         "most": figures.most,
     }
@@ -109,7 +111,7 @@ def _start(starter: Starter, delay_s: float, directory: Path) -> float:
         # Else all delays would end at the same point of the peers' polling.
         jitter_s = random.SystemRandom().uniform(0, 0.1) if delay_s else 0.0
         python = [sys.executable, "-I", "-S", _SERVER]
-        command = [*python, "{port}", str(fifo), str(delay_s + jitter_s)]
+        command = [*python, "{port}", str(delay_s + jitter_s), str(fifo)]
         with starter(command, port):
             ready_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
             listening_ns = _stamp(reader)
@@ -133,12 +135,12 @@ def _stamp(reader: int) -> int:
 def _starters() -> tuple[dict[str, Starter], list[str]]:
     starters: dict[str, Starter] = {
         _SERVE: _serve,
-        "connect every 50 ms": lambda command, port: _polling(command, port, 0.05),
-        "connect every 100 ms": lambda command, port: _polling(command, port, 0.1),
+        "connect every 50 ms": lambda command, port: polling(command, port, 0.05),
+        "connect every 100 ms": lambda command, port: polling(command, port, 0.1),
     }
     notes: list[str] = []
     for name, module, starter in (
-        ("mirakuru TCPExecutor", "mirakuru", _mirakuru),
+        ("mirakuru TCPExecutor", "mirakuru", mirakuru),
         ("pytest-xprocess", "xprocess.xprocess", _xprocess),
     ):
         try:
@@ -158,14 +160,14 @@ def _serve(command: list[str], port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _polling(command: list[str], port: int, pause_s: float) -> Iterator[None]:
+def polling(command: list[str], port: int, pause_s: float) -> Iterator[None]:
     """Start the server and connect until that succeeds: what most test suites do by hand."""
     with subprocess.Popen(
-        _filled(command, port), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        filled(command, port), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as process:
         try:
             give_up = time.monotonic() + _GIVE_UP_S
-            while not _connects(port):
+            while not connects(port):
                 if time.monotonic() > give_up:
                     raise TimeoutError(f"nothing listens on port {port}")
                 time.sleep(pause_s)
@@ -174,7 +176,8 @@ def _polling(command: list[str], port: int, pause_s: float) -> Iterator[None]:
             process.terminate()
 
 
-def _connects(port: int) -> bool:
+def connects(port: int) -> bool:
+    """Whether anybody at all listens there."""
     try:
         socket.create_connection((_HOST, port), timeout=1).close()
     except ConnectionRefusedError:
@@ -183,9 +186,10 @@ def _connects(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _mirakuru(command: list[str], port: int) -> Iterator[None]:
+def mirakuru(command: list[str], port: int) -> Iterator[None]:
+    """mirakuru, which connects every 100 ms."""
     executor = importlib.import_module("mirakuru").TCPExecutor
-    with executor(_filled(command, port), _HOST, port, timeout=_GIVE_UP_S):
+    with executor(filled(command, port), _HOST, port, timeout=_GIVE_UP_S):
         yield
 
 
@@ -196,11 +200,11 @@ def _xprocess(command: list[str], port: int) -> Iterator[None]:
     path = importlib.import_module("py").path
 
     class Starter(library.ProcessStarter):  # type: ignore[misc, name-defined]  # untyped
-        args = _filled(command, port)
+        args = filled(command, port)
         timeout = int(_GIVE_UP_S)
 
         def startup_check(self) -> bool:
-            return _connects(port)
+            return connects(port)
 
     class Silent:
         def debug(self, *_: object) -> None:
@@ -218,5 +222,6 @@ def _xprocess(command: list[str], port: int) -> Iterator[None]:
             xprocess._force_clean_up()  # noqa: SLF001 - its own pytest hook calls it
 
 
-def _filled(command: list[str], port: int) -> list[str]:
+def filled(command: list[str], port: int) -> list[str]:
+    """Put *port* where ``{port}`` stands."""
     return [str(port) if word == "{port}" else word for word in command]

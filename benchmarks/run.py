@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Measure portlease against the bare system calls and its peers, side by side in one run.
 
-    make bench                                   every benchmark, in an environment of its own
-    python -m benchmarks lease_cost --save       one of them, kept in benchmarks/results/
+    make bench                                   all of it, into docs/benchmarks.md (a quarter hour)
+    make bench ARGS=--quick                      a small run of each, printed
+    make bench ARGS='lease_cost collisions'      some of them, printed
+    make bench ARGS='lease_cost --update'        one of them, into the page
 
-Nothing here passes or fails: a goal that is missed is told, and the exit status stays 0.
+Each one's figures are kept in benchmarks/results/ as soon as they are there. Nothing here passes or
+fails: a goal that is missed is told. The exit status is 1 only if a benchmark could not be run.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -23,21 +27,27 @@ if str(HERE) not in sys.path:
 
 import _machine  # noqa: E402
 import _namespace  # noqa: E402
+import _page  # noqa: E402
+import _plots  # noqa: E402
 import _report  # noqa: E402
 from _ports import ephemeral_range  # noqa: E402
 
 BENCHMARKS: Final = {
-    "import_time": "what `import portlease` adds to `import socket`, and what it loads",
     "lease_cost": "take and give back, against the bare calls and the peers; with many held",
-    "collisions": "8 processes in a namespace with 400 ports, under storms (a minute or two)",
+    "crowd": "the same by 1 to 16 processes at once",
+    "collisions": "of 16,000 ports, how many had two owners; and 8 processes under storms",
+    "readiness": "from a server's listen() to its starter's return",
+    "first_byte": "a pytest suite of 50 tests, each with a server of its own",
     "contention": "8 processes for 500 named ports; a holder that is killed",
+    "import_time": "what `import portlease` adds to `import socket`, and what it loads",
     "portserver": "a request to a port server with up to 10,000 ports out, beside portpicker's",
     "own_binds": "the audit hook that lets a test's own servers bind beside its leases",
-    "readiness": "from a server's listen() to serve() returning (minutes)",
     "isolate_cost": "start of a command in a network of its own; 200 of them alive",
-    "audit_cost": "calls, starts and a suite, with and without the audit (minutes)",
-    "broker_cost": "bind, listen, redis and starts, with and without the broker (minutes)",
+    "audit_cost": "calls, starts and a suite, with and without the audit",
+    "broker_cost": "bind, listen, redis and starts, with and without the broker",
 }
+_RESULTS: Final = Path("benchmarks/results")
+_DOCS: Final = Path("docs")
 
 
 class Scale:
@@ -59,6 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what the command line names; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    base = options.output or HERE.parent
+    if options.render:
+        _write(base)
+        return 0
     network = "a namespace of its own"
     if options.network == "own":
         reason = _namespace.why_not()
@@ -67,23 +81,83 @@ def main(arguments: list[str] | None = None) -> int:
         network = f"shared with the machine ({reason})"
     elif options.network == "shared":
         network = "shared with the machine"
-    wanted = options.benchmark or list(BENCHMARKS)
+    some = options.benchmark or options.only
+    wanted = some or list(BENCHMARKS)
+    keep = not options.json and bool(
+        options.output or options.update or (options.scale == "full" and not some)
+    )
     machine = _machine.describe(network)
+    if options.scale != "full":
+        machine["size"] = f"{options.scale}: it shows that it works, and measures little"
     _machine.raise_descriptor_limit()
-    results = []
-    for name in wanted:
+    results, failed = _run(wanted, options, machine, base / _RESULTS if keep else None)
+    if options.json:
+        print(_report.to_json(machine, results))
+    if keep:
+        _write(base)
+    for name in failed:
+        _say(f"{name} could not be run: see above")
+    return 1 if failed else 0
+
+
+def _run(
+    wanted: list[str],
+    options: argparse.Namespace,
+    machine: dict[str, str],
+    directory: Path | None,
+) -> tuple[list[_report.Result], list[str]]:
+    """Run them one after the other, and keep each in *directory* when it is there."""
+    before = _report.kept(HERE / "results")
+    known = {one.result.name: one.seconds for one in before if "size" not in one.machine}
+    results, failed = [], []
+    for at, name in enumerate(wanted):
+        left = _left(wanted[at:], known) if options.scale == "full" else ""
+        _say(f"[{at + 1}/{len(wanted)}] {name}: {BENCHMARKS[name]} ...{left}")
         start = time.monotonic()
-        print(f"{name}: {BENCHMARKS[name]} ...", file=sys.stderr, flush=True)
-        result = importlib.import_module(name).measure(Scale(options.scale))
-        print(f"{name}: {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+        try:
+            result = importlib.import_module(name).measure(Scale(options.scale))
+        except Exception:  # noqa: BLE001 - told, and the others are measured all the same
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        seconds = time.monotonic() - start
+        missed = [goal for goal in result.goals if not goal.reached]
+        _say(
+            f"[{at + 1}/{len(wanted)}] {name}: {seconds:.0f} s, "
+            f"{len(result.goals) - len(missed)} of {len(result.goals)} goals reached"
+        )
         results.append(result)
         if not options.json:
             _report.show(result)
-        if options.save:
-            print(f"saved {_report.save(result, machine, options.results)}", file=sys.stderr)
-    if options.json:
-        print(_report.to_json(machine, results))
-    return 0
+        if directory is not None:
+            _say(f"wrote {_report.save(result, machine, seconds, directory)}")
+    return results, failed
+
+
+def _left(names: list[str], known: dict[str, int]) -> str:
+    """How long these took the last time."""
+    if not all(name in known for name in names):
+        return ""
+    minutes, seconds = divmod(sum(known[name] for name in names), 60)
+    return f" ({known[names[0]]} s the last time; {minutes}:{seconds:02} to go with it)"
+
+
+def _write(base: Path) -> None:
+    """Make the page and its plots of the figures that are kept."""
+    results = _report.kept(base / _RESULTS)
+    page = base / _DOCS / "benchmarks.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(_page.page(results), encoding="utf-8")
+    _say(f"wrote {page}")
+    try:
+        for path in _plots.draw(_page.chosen(results), page.parent / "benchmarks"):
+            _say(f"wrote {path}")
+    except ImportError as error:
+        _say(f"no plots: {error} (`make bench` installs it)")
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
@@ -91,6 +165,14 @@ def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
     inner = [sys.executable, str(HERE / "run.py"), *arguments, "--network", "entered"]
     command = _namespace.command(*ephemeral_range(), inner)
     os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in BENCHMARKS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(BENCHMARKS)}")
+    return names
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,11 +186,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "benchmark", nargs="*", choices=[*BENCHMARKS, []], metavar="BENCHMARK", help="all if none"
     )
-    parser.add_argument(
+    parser.add_argument("--only", type=_names, metavar="NAMES", help="the same, with commas")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         "--scale",
         choices=Scale.SIZES,
         default="full",
         help="how much is measured; tiny only proves that the command works (default: full)",
+    )
+    size.add_argument(
+        "--quick", dest="scale", action="store_const", const="quick", help="--scale quick"
     )
     parser.add_argument(
         "--network",
@@ -117,17 +204,16 @@ def _parser() -> argparse.ArgumentParser:
         help="measure in a network namespace of its own, if there are any (the default), or in "
         "the machine's (`entered`: already in one)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, write nothing")
     parser.add_argument(
-        "--save", action="store_true", help="also write each as Markdown into the results"
+        "--update",
+        action="store_true",
+        help="write what was measured, and keep the figures of the others",
     )
     parser.add_argument(
-        "--results",
-        type=Path,
-        default=HERE / "results",
-        metavar="DIRECTORY",
-        help="where (default: benchmarks/results)",
+        "--output", type=Path, metavar="DIRECTORY", help="write below it, whatever was measured"
     )
+    parser.add_argument("--render", action="store_true", help="make the page of the kept figures")
     return parser
 
 

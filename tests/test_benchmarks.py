@@ -6,11 +6,13 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import portlease
 from _need import need
 
 if TYPE_CHECKING:
@@ -59,21 +61,25 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
 
 
 def test_lease_cost() -> None:
-    """A lease is measured beside the bare system calls, and with many held."""
-    result = _measured("lease_cost")
-    medians = {row["name"]: row["median"] for row in _rows(result)}
+    """A lease is measured beside the bare system calls, Python's and C's, and with many held."""
+    need.program("gcc")
+    alone, held = _measured("lease_cost")["tables"]
+    medians = {row["name"]: row["median"] for row in alone["rows"]}
     assert all(median > 0 for median in medians.values())
-    assert "portlease.lease() ... release()" in medians
-    assert {row["by"] for row in _rows(result) if "by" in row} == {
-        "nobody",
-        "this process",
-        "another",
-    }
+    assert {
+        "portlease.lease() ... release()",
+        "the same 10 system calls, bare Python",
+        "the same 10 system calls, C",
+        "CPython find_unused_port",
+    } <= set(medians)
+    assert {row["name"] for row in held["rows"]} == set(medians)
+    for row in held["rows"]:
+        assert min(row[f"50 {who} median"] for who in ("this process", "another")) > 0
 
 
 def test_bare_calls_are_those_of_a_lease(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
     """The yardstick of lease_cost makes the very system calls that strace sees of a lease."""
-    strace = need.program("strace")
+    need.program("strace")
     need.capability("ipv6")
     script = (
         "import os, portlease\n"
@@ -82,30 +88,70 @@ def test_bare_calls_are_those_of_a_lease(load: Callable[[str], ModuleType], tmp_
         "portlease.lease().release()\n"
         "os.getppid()\n"
     )
-    log = tmp_path / "strace"
-    traced = "getppid,socket,bind,connect,setsockopt,getsockopt,getsockname,listen,close"
-    done = subprocess.run(
-        [strace, "-o", str(log), "-e", f"trace={traced}", sys.executable, "-c", script],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    calls = [line.partition("(")[0] for line in log.read_text(encoding="utf-8").splitlines()]
+    calls = _traced([sys.executable, "-c", script], "", tmp_path)
     first = calls.index("getppid")
     between = calls[first + 1 : calls.index("getppid", first + 1)]
     assert tuple(between) == load("lease_cost").BARE_CALLS
 
 
+def test_bare_calls_of_c_are_the_same(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """So does the program in C, for each port that it is told."""
+    need.program("strace")
+    need.capability("ipv6")
+    program = str(tmp_path / "bare")
+    source = str(BENCHMARKS / "programs" / "bare.c")
+    subprocess.run([need.program("gcc"), "-o", program, source], check=True, timeout=120)
+    with portlease.lease_many(2) as leases:
+        ports = [lease.port for lease in leases]
+    calls = _traced([program], f"{ports[0]} {ports[1]}\n", tmp_path)
+    assert tuple(calls[calls.index("socket") :]) == load("lease_cost").BARE_CALLS * 2
+
+
+def _traced(command: list[str], told: str, folder: Path) -> list[str]:
+    """The system calls on sockets that it makes, and getppid(2)."""
+    log = folder / "strace"
+    traced = "getppid,socket,bind,connect,setsockopt,getsockopt,getsockname,listen,close"
+    done = subprocess.run(
+        ["strace", "-o", str(log), "-e", f"trace={traced}", *command],
+        input=told,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text(encoding="utf-8").splitlines()
+    return [line.partition("(")[0] for line in lines if not line.startswith("+")]
+
+
+def test_crowd() -> None:
+    """Crowds take ports, and in one of two somebody gets some."""
+    rows = {row["name"]: row for row in _rows(_measured("crowd"))}
+    assert {"portlease.lease() ... release()", "CPython find_unused_port"} <= set(rows)
+    assert sum(row["2 median"] for row in rows.values()) > 0
+
+
 def test_collisions() -> None:
-    """Under storms in a namespace of 400 ports no lease meets another owner."""
+    """With nobody else, and under storms among 400 ports, no lease meets another owner."""
     need.capability("netns")
-    ours = [row for row in _rows(_measured("collisions")) if row["name"].startswith("portlease")]
-    assert {row["server"] for row in ours} == {"SO_REUSEADDR", "plain"}
-    for row in ours:
-        assert (row["taken"], row["failed"], row["double"], row["none"]) == (10, 0, 0, 0)
+    wide, narrow = _measured("collisions")["tables"]
+    for table in (wide, narrow):
+        ours = [row for row in table["rows"] if row["name"].startswith("portlease")]
+        assert {row["server"] for row in ours} == {"SO_REUSEADDR", "plain"}
+        for row in ours:
+            assert (row["taken"], row["failed"], row["double"], row["none"]) == (10, 0, 0, 0)
+    assert all(row["binds"] and row["connects"] for row in narrow["rows"])
+
+
+def test_first_byte() -> None:
+    """A suite is run with each starter, and every test of it reads its server's first byte."""
+    rows = {row["name"]: row for row in _rows(_measured("first_byte"))}
+    assert {
+        "portlease, fixture serve",
+        "find_unused_port, Popen, connect every 10 ms",
+    } <= set(rows)
+    assert {row["tests"] for row in rows.values()} == {2}
+    assert all(0 < row["median"] / 1000 < row["whole"] for row in rows.values())
 
 
 def test_contention() -> None:
@@ -131,15 +177,106 @@ def test_import_time() -> None:
     assert rows["portlease"]["median"] > 0
 
 
-def test_save(tmp_path: Path) -> None:
-    """--save writes one Markdown file for each benchmark, the machine on top."""
-    done = _run("import_time", "--save", "--results", str(tmp_path))
+def test_output(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """What is measured is kept, and a page is made of it and of what was there before."""
+    results = tmp_path / "benchmarks" / "results"
+    report = load("_report")
+    rows = [{"name": "portlease.lease(ports=...)", "taken": 40}]
+    columns = [report.Column("name", "contestant"), report.Column("taken", "taken")]
+    before = report.Result("contention", "Before", [report.Table("8 processes", columns, rows)])
+    report.save(before, {"date": "d", "python": "p", "load at the start": "0"}, 1, results)
+    done = _run("own_binds", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "Added to `import socket`" in done.stdout
-    (file,) = tmp_path.iterdir()
-    text = file.read_text(encoding="utf-8")
-    assert text.startswith("# import portlease\n\n- date: ")
-    assert "| portlease | " in text
+    assert "[1/1]" in done.stderr
+    version = ".".join(map(str, sys.version_info[:2]))
+    assert {path.name for path in results.iterdir()} == {
+        f"own_binds-python{version}.json",
+        f"contention-python{version}.json",
+    }
+    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "tiny: it shows that it works" in page
+    assert "## A test's own binds" in page
+    assert "| portlease.lease(ports=...) | 40 |" in page
+
+
+def test_nothing_is_written_unasked(tmp_path: Path) -> None:
+    """A part, and a small run, are printed and change no kept figures."""
+    before = {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
+    done = _run("own_binds")
+    assert done.returncode == 0, done.stderr
+    assert "socket, bind to port 0, close" in done.stdout
+    assert "wrote" not in done.stderr
+    after = {path: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
+    assert before == after
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_cannot_be_run(
+    load: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It is told, the others are kept all the same, and the exit status is 1."""
+    run = load("run")
+    monkeypatch.setattr(run, "BENCHMARKS", {"no_such_thing": "a test", "own_binds": "another"})
+    where = ["--network", "shared", "--output", str(tmp_path)]
+    assert run.main(["--scale", "tiny", *where]) == 1
+    told = capfd.readouterr().err
+    assert "No module named 'no_such_thing'" in told
+    assert "no_such_thing could not be run" in told
+    (kept,) = (tmp_path / "benchmarks" / "results").iterdir()
+    assert kept.name.startswith("own_binds-")
+
+
+def test_the_page_is_made_of_the_figures(load: Callable[[str], ModuleType]) -> None:
+    """docs/benchmarks.md is what the command makes of benchmarks/results, and so are its plots."""
+    docs = BENCHMARKS.parent / "docs"
+    results = load("_report").kept(BENCHMARKS / "results")
+    pages, plots = load("_page"), load("_plots")
+    page = pages.page(results)
+    assert (docs / "benchmarks.md").read_text(encoding="utf-8") == page
+    shown = pages.chosen(results)
+    assert set(shown) == set(load("run").BENCHMARKS)
+    for name, plot in plots.PLOTS.items():
+        assert f"(benchmarks/{name}.svg)" in page
+        svg = (docs / "benchmarks" / f"{name}.svg").read_text(encoding="utf-8")
+        assert plots.digest(plot, shown) in svg, f"{name}.svg is of other figures: --render"
+    for folder in (BENCHMARKS.parent, Path.home(), tempfile.gettempdir()):
+        assert f"{folder}/" not in page
+
+
+def test_every_benchmark_is_described(load: Callable[[str], ModuleType]) -> None:
+    """The table of benchmarks/README.md has them all, and each has a section of the page."""
+    table = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    for name in load("run").BENCHMARKS:
+        assert f"\n| `{name}` | " in table
+        assert name in load("_page")._SECTIONS
+
+
+def test_every_peer_is_described(load: Callable[[str], ModuleType]) -> None:
+    """Of each it is said what it holds; those that are installed give a port."""
+    peers = load("_peers")
+    found, missing = peers.installed()
+    assert {peer.name for peer in found} <= set(peers.HOLDS)
+    assert len(found) + len(missing) + 1 == len(peers.HOLDS)  # the server of one is not asked here
+    for peer in found:
+        if not peer.milliseconds:
+            assert 0 < peer.take() < 65536
+
+
+def test_kept_and_read_again(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    """A result that was saved is the same when it is read."""
+    report = load("_report")
+    table = report.Table("A table", [report.Column("a", "A", "{:.2f}")], [{"a": 1.5, "more": "x"}])
+    goal = report.Goal("a goal", 2.0, 1.0, "ms")
+    result = report.Result("thing", "A title", [table], [goal], ["a note"])
+    report.save(result, {"date": "today"}, 3.4, tmp_path)
+    (kept,) = report.kept(tmp_path)
+    assert kept.result == result
+    assert (kept.python, kept.seconds) == (sys.version_info[:2], 3)
+    assert report.markdown(kept.result.tables[0]) == ["| A |", "|---|", "| 1.50 |"]
+    assert not goal.reached
 
 
 def test_unknown_benchmark() -> None:
