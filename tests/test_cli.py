@@ -86,7 +86,7 @@ def test_get_help_says_what_is_not_promised() -> None:
         (["get", "-n", "x"], "'x' is not a valid whole number"),
         (["get", "--ports", "0"], "names no ports from 1 to 65535"),
         (["get", "--ports", "1-99999999999"], "names no ports"),
-        (["get", "--ports", "9000-8000"], "names no ports"),
+        (["get", "--ports", "9000-8000"], "runs backwards"),
         (["get", "--ports", "http"], "is no list of ports"),
         (["get", "--offsets", "a"], "is no list of offsets"),
         (["get", "-n", "2", "--offsets", "0,1"], "overlap"),
@@ -97,6 +97,8 @@ def test_get_help_says_what_is_not_promised() -> None:
         (["who", "65536"], "'PORT'"),
         (["who", "http"], "'PORT'"),
         (["hold", "--pid", "1", "--", "true"], "--pid and a command"),
+        (["hold", "--"], "there is no command after --"),
+        (["recipe", "redis", "--"], "there is no command after --"),
         (["hold", "--pid", "x"], "'x' is not a valid whole number"),
         (["completion", "tcsh"], "'tcsh' is not one of"),
         (["run"], "there is no command"),
@@ -150,6 +152,14 @@ def test_main_returns_the_status_and_leaves_sys_exit_to_its_caller() -> None:
     """`main` can be called in a process that goes on."""
     assert cli.main(["completion", "bash"]) == 0
     assert cli.main(["nosuch"]) == 2
+
+
+def test_ctrl_c_while_its_libraries_are_loaded(tmp_path: Path) -> None:
+    """It ends by the signal, and no traceback of ours is seen."""
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "click.py").write_text(source, encoding="utf-8")
+    done = portlease("doctor", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_the_reader_of_a_pipe_may_go() -> None:

@@ -136,6 +136,8 @@ def test_docker_compose_reads_it(tmp_path: Path) -> None:
         ("a\\\\b", "two backslashes"),
         ("a ${HOME}", "${"),
         ("a b\\", "a backslash at its end"),
+        ("a\udcff", "a character that cannot be printed, or a byte that is no UTF-8"),
+        ("a\u2028b", "a character that cannot be printed"),
     ],
 )
 def test_what_readers_take_differently_is_refused(tmp_path: Path, value: str, what: str) -> None:

@@ -48,6 +48,22 @@ def test_offsets() -> None:
     assert ports == [first + step for step in (0, 1, 2, 10000, 10001, 10002)]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("9" * 5000, "there are ports to 65535, and no further"),  # more than int() takes
+        ("0,\u0663", "is no list of offsets"),  # a digit, and none of ours
+        ("0,70000", "reach further than there are ports"),
+    ],
+)
+def test_offsets_that_are_none(given: str, said: str) -> None:
+    """One line that says what is wrong."""
+    done = portlease("get", "-n", 2, "--offsets", given)
+    assert done.returncode in {2, 125}
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_takes_only_the_ports_that_are_named() -> None:
     """--ports: numbers and ranges."""
     with library.lease_block(2, offer=False) as taken:

@@ -21,7 +21,9 @@ def write_examples(document: str, folder: Path) -> int:
     blocks = re.findall(r"^```python\n# (test_\w+\.py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     for name, code in blocks:
         (folder / name).write_text(code)
-    assert len(blocks) == text.count("```python\n") == len({name for name, _ in blocks})
+    not_run = re.findall(r"^<!-- not run: .*\n```python$", text, re.MULTILINE)
+    shown = text.count("```python\n") - len(not_run)
+    assert len(blocks) == shown == len({name for name, _ in blocks})
     return len(blocks)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,7 @@ import pytest
 
 import portlease
 from _need import need
-from portlease._pytest import _wanted
+from portlease._pytest import _once, _wanted
 from portlease._pytest._line import Exchange, Line
 from portlease._pytest._owner import Owner
 
@@ -307,8 +310,13 @@ def test_what_can_never_work(serve_once, leased_port):
         serve_once(SERVER, name=7)
 """
     )
-    result = pytester.runpytest_subprocess(*arguments(*more), "-W", "ignore::RuntimeWarning")
+    result = pytester.runpytest_subprocess(
+        *arguments(*more),
+        *("-W", "ignore::RuntimeWarning"),
+        *("-o", "tmp_path_retention_count=0"),  # pytest then removes the folder of the line first
+    )
     result.assert_outcomes(passed=8)
+    assert result.ret == 0
     assert len(set((pytester.path / "fails").read_text().split())) == 1  # it was tried once
 
 
@@ -360,9 +368,11 @@ signal.pause()""",
 def test_strangers_on_the_line_harm_nobody(tmp_path: Path) -> None:
     """Who has no key, sends garbage or hangs up gets nothing, and the next is answered."""
     owner = Owner()
-    exchange = Exchange(owner, str(tmp_path))
+    exchange = Exchange(lambda: owner, str(tmp_path))
+    silent = socket.socket(socket.AF_UNIX)
     try:
         address = exchange.address
+        silent.connect(address["address"])  # and keeps nobody waiting
         with pytest.raises(Exception, match=r"digest|challenge"):  # an AuthenticationError
             Client(address["address"], authkey=b"wrong")
         with socket.socket(socket.AF_UNIX) as stranger:
@@ -376,10 +386,14 @@ def test_strangers_on_the_line_harm_nobody(tmp_path: Path) -> None:
         assert good.ask("state", state.key).pid == state.pid
         with pytest.raises(portlease.UsageError, match="the run is over"):
             good.ask("state", "nobody's")
+        assert isinstance(good._line, Connection)
+        os.close(good._line.fileno())  # as by a test that closes all descriptors
+        assert good.ask("state", state.key).pid == state.pid
         good.close()
     finally:
         exchange.close()
         owner.close()
+        silent.close()
     with pytest.raises(portlease.PortleaseError, match="does not answer"):
         Line(address).ask("state", state.key)
     with pytest.raises(portlease.UsageError, match="the run is over"):
@@ -390,9 +404,51 @@ def test_strangers_on_the_line_harm_nobody(tmp_path: Path) -> None:
 
 def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
     """unix(7) has 108 bytes for it: a short one is made, and goes in the end."""
-    exchange = Exchange(Owner(), str(tmp_path / ("x" * 100)))
+    exchange = Exchange(Owner, str(tmp_path / ("x" * 100)))
     address = exchange.address["address"]
     assert Path(address).is_socket()
     exchange.close()
     exchange.close()
     assert not Path(address).parent.exists()
+
+
+def test_a_folder_that_can_have_no_socket() -> None:
+    """As shared folders of virtual machines; here one that can have nothing at all."""
+    exchange = Exchange(Owner, "/proc")
+    address = exchange.address["address"]
+    assert Path(address).is_socket()
+    exchange.close()
+    assert not Path(address).parent.exists()
+
+
+def test_the_folder_is_gone_before_the_end(tmp_path: Path) -> None:
+    """Pytest removes its own with tmp_path_retention_count = 0; the thread ends all the same."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    before = threading.active_count()
+    exchange = Exchange(Owner, str(folder))
+    shutil.rmtree(folder)
+    exchange.close()
+    assert threading.active_count() == before
+
+
+def test_where_there_is_no_socket_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    """A run that never asks is not disturbed; one that asks is told why."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no"))
+    monkeypatch.setattr(pytestconfig, "_tmp_path_factory", None)
+    run = _once._Run(pytestconfig)
+    told = run.told()
+    run.close()
+    monkeypatch.setattr(pytestconfig, "workerinput", {_once._INPUT: told}, raising=False)
+    with pytest.raises(portlease.PortleaseError, match=r"No such file or directory; set TMPDIR"):
+        _once._Run(pytestconfig).ask()
+
+
+def test_ctrl_c_before_a_start_is_no_hang() -> None:
+    """Between the lines: the slot is there, and nobody will ever say that it is done."""
+    owner = Owner()
+    asked, _ = _wanted.wanted(SERVER, (), None, {})
+    owner._slot(asked)
+    owner.close()

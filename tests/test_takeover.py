@@ -293,6 +293,37 @@ def test_the_ports_of_a_test_are_kept_while_it_runs() -> None:
     )
 
 
+def test_descriptors_are_left_to_the_suite() -> None:
+    """What is kept is about half of the limit at most, and goes where there are none left."""
+    _run(
+        """
+        import os, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        os.environ["PYTEST_CURRENT_TEST"] = "a::test (call)"
+        _takeover.take_over()
+        from portpicker import pick_unused_port
+        for _ in range(100):
+            pick_unused_port()
+        others = []
+        refused(OSError, lambda: others.extend(open(os.devnull) for _ in range(100)))
+        assert len(others) > 20
+        pick_unused_port()  # where looking it up would need one more
+        """
+    )
+
+
+@pytest.mark.parametrize("instead", ["None", "object()", "unittest.mock.MagicMock()"])
+def test_what_stands_in_for_a_library_is_left_alone(instead: str) -> None:
+    """A suite may put None in its place, or a mock: it is not imported then."""
+    _run(
+        f"""
+        import unittest.mock
+        sys.modules["portpicker"] = {instead}
+        assert _takeover.take_over() and not _takeover.taken_over() and not _takeover.not_found()
+        """
+    )
+
+
 def test_a_port_server_is_left_to_portpicker() -> None:
     """Who names a port server means it."""
     _run(

@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+_BARE: Final = socket.SocketType
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -55,12 +56,13 @@ def let_own_binds_in() -> None:
 def _on_event(event: str, arguments: tuple[object, ...]) -> None:
     if event == "socket.bind" and _Hook.active:
         sock, address = arguments
-        # A lease's own bind, which nothing may soften, is made on a bare socket.SocketType.
-        if isinstance(sock, socket.socket) and isinstance(address, tuple):
+        # A lease's own bind, which nothing may soften, is made on a bare one. All others are of
+        # classes derived from it: of socket.socket, or of what a test or gevent has put there.
+        if type(sock) is not _BARE and isinstance(sock, _BARE) and isinstance(address, tuple):
             _on_bind(sock, address)
 
 
-def _on_bind(sock: socket.socket, address: tuple[object, ...]) -> None:
+def _on_bind(sock: socket.SocketType, address: tuple[object, ...]) -> None:
     port = address[1] if len(address) > 1 else None
     if (
         isinstance(port, int)

@@ -5,7 +5,9 @@ without SO_REUSEADDR. So it gets a GUARDED port: free for any bind of that numbe
 another lease, and outside the range from which bind(0) and connect() are served (docs/promise.md).
 
 How long: the ports of the test that runs stay its own until it has ended, and longer while few
-others are asked for; a function cannot know when its caller has bound, nor for how long.
+others are asked for; a function cannot know when its caller has bound, nor for how long. But what
+is kept takes descriptors, of which the suite knows nothing: about half of those that the process
+may have, and none that we need ourselves.
 
 How a function is taken over: not its name is replaced but its code (``__code__``), in place. Who
 has imported it earlier (``from portpicker import pick_unused_port``) has the same function object,
@@ -23,17 +25,17 @@ import os
 import socket
 import sys
 from collections import deque
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease import _platform, socket_helper
-from portlease._errors import PortleaseError
+from portlease._errors import PortleaseError, ResourceLimitError
 from portlease._take import lease_guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from importlib.machinery import ModuleSpec
-    from types import CodeType, ModuleType
+    from types import CodeType
     from typing import Any, Final
 
     from portlease._lease import Lease
@@ -47,7 +49,9 @@ _ANY_FREE: Final = (None, 0, "0")
 
 _KEPT_OF_OTHERS: Final = 64
 _KEPT: Final = 256
-"""How many leases are kept, of two or three descriptors each."""
+"""How many leases are kept, where the limit of descriptors is not too low for that."""
+_DESCRIPTORS: Final = 2
+"""Of a lease; of one for TCP and UDP, three."""
 
 _kept: Final[deque[tuple[str, Lease]]] = deque()
 """With the label that says whose they are, the oldest first."""
@@ -56,12 +60,40 @@ _kept: Final[deque[tuple[str, Lease]]] = deque()
 def _port(kind: Kind, ports: Iterable[int] | None = None) -> int:
     """A GUARDED port, labelled with the test that runs."""
     label = _label()
-    lease = lease_guarded(kind, label, ports)
+    lease = _leased(kind, label, ports)
+    most = _most_kept()
     with _platform.spawn_lock:
         _kept.append((label, lease))
-        while len(_kept) > _KEPT or (len(_kept) > _KEPT_OF_OTHERS and _kept[0][0] != label):
+        while len(_kept) > most or (len(_kept) > _KEPT_OF_OTHERS and _kept[0][0] != label):
             _kept.popleft()[1].release()
     return lease.port
+
+
+def _leased(kind: Kind, label: str, ports: Iterable[int] | None) -> Lease:
+    """The lease; where descriptors are short, older ones make room for it."""
+    while True:
+        try:
+            return lease_guarded(kind, label, ports)
+        except ResourceLimitError:
+            with _platform.spawn_lock:
+                if not _kept:
+                    raise
+                _kept.popleft()[1].release()
+
+
+if sys.platform == "win32":
+
+    def _most_kept() -> int:
+        return _KEPT
+
+else:
+    import resource
+
+    def _most_kept() -> int:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return _KEPT
+        return max(1, min(_KEPT, soft // 2 // _DESCRIPTORS))
 
 
 def _give_back(port: int) -> bool:
@@ -281,7 +313,9 @@ def take_over() -> bool:
     _state.finder = _Finder()
     sys.meta_path.insert(0, _state.finder)
     for name in {target.module for target in TARGETS} & set(sys.modules):
-        _take_module(sys.modules[name])
+        module = sys.modules[name]
+        if isinstance(module, ModuleType):  # else None or a mock: a suite that wants it away
+            _take_module(module)
     return True
 
 

@@ -49,7 +49,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
     """What is taken meanwhile is the fixture's."""
     before = now.fixture
-    ours = fixturedef.func.__module__.startswith(_OURS)
+    # None: of a function that was made by exec() in a namespace without a name.
+    ours = (getattr(fixturedef.func, "__module__", None) or "").startswith(_OURS)
     now.fixture = f"the fixture {fixturedef.argname}" if ours else None
     try:
         with taking_for(fixturedef.scope):

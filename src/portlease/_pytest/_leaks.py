@@ -77,6 +77,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     what = leaks(item.config)
     try:
         result = yield
+    except (KeyboardInterrupt, SystemExit):
+        raise  # pytest goes at once, and tears the rest down with the session
     except BaseException:
         if what != "off":
             _warn(item, _found(item))  # an error here would hide that one

@@ -3,6 +3,9 @@
 Its address goes to each worker with xdist's own input, to one that replaces a crashed one too. It
 has a path, and is not abstract, because a worker may have a network of its own (``--isolate``). Who
 connects must know the run's key, and the folder is closed to other users; so what comes is pickled.
+
+Every run with workers opens one, and most never use it: what answers is loaded with the first
+question.
 """
 
 from __future__ import annotations
@@ -11,18 +14,26 @@ import contextlib
 import errno
 import os
 import pickle
-import shutil
+import socket
 import sys
 import tempfile
 import threading
+import time
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+    wait,
+)
 from typing import TYPE_CHECKING, Any
 
 from portlease._errors import PortleaseError, UsageError
-from portlease._pytest._owner import sendable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final, Protocol, TypedDict
 
     from portlease._pytest._owner import Owner
@@ -32,6 +43,22 @@ if TYPE_CHECKING:
 
         def send_bytes(self, buf: bytes) -> None: ...
         def recv_bytes(self) -> bytes: ...
+        def close(self) -> None: ...
+
+    class Door(Protocol):
+        """Where lines come in."""
+
+        address: str
+
+        def accept(self) -> Wire | None:
+            """The next one; None: it was closed, or nobody came after all."""
+
+        def admit(self, line: Any) -> None:  # noqa: ANN401 - of the kind that accept() gives
+            """Return if who has come knows the key, and else raise AuthenticationError."""
+
+        def wake(self) -> None:
+            """Have accept() return, in whatever thread; before it is closed."""
+
         def close(self) -> None: ...
 
     class Address(TypedDict):
@@ -44,74 +71,68 @@ if TYPE_CHECKING:
 _LONGEST_PATH: Final = 100
 """unix(7): 108 bytes with the end's; other systems have 104."""
 _BACKLOG: Final = 128
+_PAUSE_S: Final = 0.05
+"""Until the next attempt, while there are no descriptors."""
 
 
 class Exchange:
     """Answers the workers of a run, each in a thread of its own. Owns its socket until `close()`.
 
     Args:
-        owner: who knows the answers.
-        folder: of the run; one is made if its path is too long for a socket.
+        own: gives who knows the answers; called when the first question comes.
+        folder: of the run. One is made for the socket if there is none, or none can be in it: its
+            path is too long, or its file system has no sockets (shared folders of containers and
+            virtual machines).
 
     Raises:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, owner: Owner, folder: str) -> None:
-        self._owner = owner
-        self._own_folder: str | None = None
+    def __init__(self, own: Callable[[], Owner], folder: str | None) -> None:
+        self._own = own
         self._key = os.urandom(32)
         self._closed = False
-        if sys.platform == "win32":
-            self._listener = Listener(family="AF_PIPE", authkey=self._key)
-        else:
-            path = os.path.join(folder, f"portlease-{os.getpid()}")
-            if len(os.fsencode(path)) > _LONGEST_PATH:
-                self._own_folder = tempfile.mkdtemp(prefix="portlease-", dir="/tmp")
-                path = os.path.join(self._own_folder, "once")
-            try:
-                self._listener = Listener(path, "AF_UNIX", _BACKLOG, self._key)
-            except OSError:
-                self._remove_folder()
-                raise
+        self._door = _opened(folder, self._key)
         self._thread = threading.Thread(target=self._accept, name="portlease once", daemon=True)
         self._thread.start()
 
     @property
     def address(self) -> Address:
         """What a worker must know."""
-        return {"address": str(self._listener.address), "key": self._key}
+        return {"address": self._door.address, "key": self._key}
 
     def _accept(self) -> None:
         while not self._closed:
             try:
-                line = self._listener.accept()
-            except (AuthenticationError, EOFError):
-                continue  # nobody of ours, or a worker that died in the midst of it
+                line = self._door.accept()
             except OSError as error:
-                if self._closed:
-                    return
-                # A client that went away; or no descriptor is left: who asks is told by the end
-                # of its connection, and all that runs goes on.
+                # A client that went away; or no descriptor is left: who asks waits until there is.
                 if error.errno not in _PASSING:
                     raise
+                time.sleep(_PAUSE_S)
                 continue
-            if self._closed:
-                line.close()
-                return
-            threading.Thread(
-                target=self._talk, args=(line,), name="portlease once", daemon=True
-            ).start()
+            if line is not None:
+                threading.Thread(
+                    target=self._talk, args=(line,), name="portlease once", daemon=True
+                ).start()
 
-    def _talk(self, line: Connection) -> None:
-        with line, contextlib.suppress(EOFError, ConnectionError):  # the worker's end
-            while True:
+    def _talk(self, line: Wire) -> None:
+        # What ends it is the worker's end, or nobody of ours. Who connects and then says nothing
+        # keeps nobody waiting but this thread.
+        with (
+            contextlib.closing(line),
+            contextlib.suppress(EOFError, ConnectionError, AuthenticationError),
+        ):
+            self._door.admit(line)
+            while not self._closed:
                 line.send_bytes(self._reply(line.recv_bytes()))
 
     def _reply(self, question: bytes) -> bytes:
+        from portlease._pytest._owner import sendable
+
         try:
             asked, *given = _read(question)
-            answer: object = self._owner.answer(asked, *given)
+            answer: object = self._own().answer(asked, *given)
         except Exception as error:  # noqa: BLE001 - who asks raises it
             answer = error if sendable(error) else _in_words(error)
             return pickle.dumps((False, answer))
@@ -122,22 +143,130 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        # accept(2) does not end when another thread closes its socket.
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            Client(self._listener.address, authkey=self._key).close()
+        try:
+            self._door.wake()
             self._thread.join()
-        self._listener.close()
-        self._remove_folder()
-
-    def _remove_folder(self) -> None:
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder)
-            self._own_folder = None
+        finally:
+            self._door.close()
 
 
 _PASSING: Final = frozenset(
-    {errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE, errno.EMFILE, errno.ENFILE}
+    {errno.ECONNABORTED, errno.ECONNRESET, errno.EPIPE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
+
+
+if sys.platform == "win32":
+
+    class _Pipe:
+        """A named pipe."""
+
+        def __init__(self, key: bytes) -> None:
+            self._key = key
+            self._listener = Listener(family="AF_PIPE", authkey=key)
+            self.address = str(self._listener.address)
+
+        def accept(self) -> Wire | None:
+            """See `Door`."""
+            try:
+                return self._listener.accept()
+            except (AuthenticationError, EOFError):
+                return None  # nobody of ours, or a worker that died in the midst of it
+
+        def admit(self, line: object) -> None:
+            """See `Door`: accept() has seen to it."""
+
+        def wake(self) -> None:
+            """See `Door`."""
+            with contextlib.suppress(OSError, EOFError, AuthenticationError):
+                Client(self.address, authkey=self._key).close()
+
+        def close(self) -> None:
+            """See `Door`."""
+            self._listener.close()
+
+    def _opened(folder: str | None, key: bytes) -> Door:
+        del folder  # a pipe is in none
+        return _Pipe(key)
+
+else:
+
+    class _UnixSocket:
+        """A Unix socket at a path. Owns both, and what wakes the thread that waits.
+
+        Not multiprocessing's: that one can only be woken through its path, and insists on removing
+        it. But pytest's own may be faster: with tmp_path_retention_count = 0 the run's folder is
+        gone before the run is over.
+        """
+
+        def __init__(self, path: str, key: bytes, own_folder: str | None = None) -> None:
+            self.address = path
+            self._key = key
+            self._own_folder = own_folder
+            with contextlib.ExitStack() as undo:
+                self._awake, self._wake = socket.socketpair()
+                undo.callback(self._wake.close)
+                undo.callback(self._awake.close)
+                self._socket = undo.enter_context(socket.socket(socket.AF_UNIX))
+                self._socket.bind(path)
+                undo.callback(os.unlink, path)
+                self._socket.listen(_BACKLOG)
+                self._socket.setblocking(False)  # noqa: FBT003 - who knocked may be gone again
+                undo.pop_all()
+
+        def accept(self) -> Wire | None:
+            """See `Door`."""
+            wait([self._socket, self._awake])
+            try:
+                line, _ = self._socket.accept()
+            except BlockingIOError:
+                return None
+            line.setblocking(True)  # noqa: FBT003 - BSD's inherits it
+            return Connection(line.detach())
+
+        def admit(self, line: Connection) -> None:
+            """See `Door`."""
+            deliver_challenge(line, self._key)
+            answer_challenge(line, self._key)
+
+        def wake(self) -> None:
+            """See `Door`."""
+            self._wake.close()
+
+        def close(self) -> None:
+            """See `Door`."""
+            self._wake.close()
+            self._awake.close()
+            self._socket.close()
+            with contextlib.suppress(FileNotFoundError):  # somebody has tidied up
+                os.unlink(self.address)
+            if self._own_folder is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(self._own_folder)
+
+    def _opened(folder: str | None, key: bytes) -> Door:
+        path = None if folder is None else os.path.join(folder, f"portlease-{os.getpid()}")
+        if path is not None and _is_short_enough(path):
+            # Whatever the file system answers to a socket that it cannot have, errno is no guide:
+            # EPERM, EINVAL, EOPNOTSUPP and EACCES have been seen.
+            with contextlib.suppress(OSError):
+                return _UnixSocket(path, key)
+        own_folder = _short_folder()
+        try:
+            return _UnixSocket(os.path.join(own_folder, "once"), key, own_folder)
+        except OSError:
+            os.rmdir(own_folder)
+            raise
+
+    def _short_folder() -> str:
+        """A folder for a socket: in the usual place, if its path is short enough there."""
+        folder = tempfile.mkdtemp(prefix="portlease-")
+        if _is_short_enough(os.path.join(folder, "once")):
+            return folder
+        os.rmdir(folder)
+        return tempfile.mkdtemp(prefix="portlease-", dir="/tmp")
+
+    def _is_short_enough(path: str) -> bool:
+        return len(os.fsencode(path)) <= _LONGEST_PATH
 
 
 def _read(question: bytes) -> tuple[Any, ...]:
@@ -158,7 +287,7 @@ class Line:
         self._address = address
         self._lock = threading.Lock()
         self._line: Wire | None = None
-        self._pid = -1
+        self._pid = os.getpid()
 
     def ask(self, question: str, *given: object) -> Any:  # noqa: ANN401 - as different as they are
         """Ask, and wait for the answer.
@@ -169,11 +298,12 @@ class Line:
         """
         __tracebackhide__ = True
         asked = pickle.dumps((question, *given))
+        if self._pid != os.getpid():  # a forked child's copies are its parent's, and maybe locked
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            self._hang_up()
         with self._lock:
             try:
-                line = self._connected()
-                line.send_bytes(asked)
-                good, answer = pickle.loads(line.recv_bytes())  # noqa: S301 - from our controller
+                good, answer = self._answer(asked)
             except (EOFError, OSError) as error:
                 self._hang_up()
                 raise PortleaseError(
@@ -187,23 +317,36 @@ class Line:
             raise answer
         return answer
 
-    def _connected(self) -> Wire:
-        if self._pid != os.getpid():  # a forked child's copy is its parent's
-            self._hang_up()
-        if self._line is None:
-            self._line = Client(self._address["address"], authkey=self._address["key"])
-            self._pid = os.getpid()
-        return self._line
+    def _answer(self, asked: bytes) -> tuple[bool, Any]:
+        if self._line is not None:
+            # A test may have closed it, with all the descriptors that it knows nothing of. To be
+            # asked twice does no harm.
+            try:
+                return _asked(self._line, asked)
+            except (EOFError, OSError):
+                self._hang_up()
+        self._line = Client(self._address["address"], authkey=self._address["key"])
+        return _asked(self._line, asked)
 
     def _hang_up(self) -> None:
-        if self._line is not None:
-            self._line.close()
-            self._line = None
+        line, self._line = self._line, None
+        if line is not None:
+            try:
+                line.close()
+            except OSError as error:
+                if error.errno != errno.EBADF:  # it was closed by somebody else
+                    raise
 
     def close(self) -> None:
         """Close it; it is opened again if there is a question."""
         with self._lock:
             self._hang_up()
+
+
+def _asked(line: Wire, question: bytes) -> tuple[bool, Any]:
+    line.send_bytes(question)
+    answer: tuple[bool, Any] = pickle.loads(line.recv_bytes())  # noqa: S301 - our controller's
+    return answer
 
 
 def _in_words(error: Exception) -> PortleaseError:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from portlease._errors import UsageError
+from portlease._errors import PortleaseError, UsageError
 from portlease._pytest._current import now
 from portlease._pytest._options import how
+from portlease._pytest._serving import last_output
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from typing import Final, Protocol
 
-    from portlease._pytest._line import Exchange, Line
+    from portlease._pytest._line import Address, Exchange, Line
     from portlease._pytest._owner import Owner, Slot
     from portlease._pytest._shared import Ask, SharedServer
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 
 _INPUT: Final = "portlease_once"
-_LINES: Final = 40
 
 
 class _Run:
@@ -42,6 +43,10 @@ class _Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._lock = threading.Lock()
+        self._closed = False
+        self.trouble: BaseException | None = None
+        """What was wrong when they were stopped."""
         self.owner: Owner | None = None
         self.exchange: Exchange | None = None
         self.line: Line | None = None
@@ -51,23 +56,50 @@ class _Run:
         """The keys of those that a test asked for, by its node id."""
 
     def own(self) -> Owner:
-        """Who has the servers that are this process's; a forked child has its own."""
+        """Who has the servers that are this process's; a forked child has its own.
+
+        May be called from any thread.
+
+        Raises:
+            UsageError: the run is over.
+        """
         from portlease._pytest._owner import Owner
 
-        if self.owner is None or self.owner.pid != os.getpid():
-            self.owner = Owner()
-        return self.owner
+        with self._lock:
+            if self.owner is None or self.owner.pid != os.getpid():
+                if self._closed:
+                    raise UsageError("no server is started any more: the run is over")
+                self.owner = Owner()
+            return self.owner
 
     def ask(self) -> Ask:
-        """How to ask who has the servers."""
-        address = getattr(self._config, "workerinput", {}).get(_INPUT)
-        if address is None:  # no worker; or one on another machine, which has servers of its own
+        """How to ask who has the servers.
+
+        Raises:
+            PortleaseError: there is no line to it.
+        """
+        told = getattr(self._config, "workerinput", {}).get(_INPUT)
+        if told is None:  # no worker; or one on another machine, which has servers of its own
             return self.own().answer
+        if isinstance(told, str):
+            raise PortleaseError(told)
         from portlease._pytest._line import Line
 
         if self.line is None:
-            self.line = Line(address)
+            self.line = Line(told)
         return self.line.ask
+
+    def told(self) -> Address | str:
+        """What a worker is told: whom to ask, or why it cannot."""
+        try:
+            return self.open().address
+        except OSError as error:
+            # Most suites never ask; those go on as if we were not there.
+            return (
+                "serve_once() needs a Unix socket between pytest and its workers, and none could "
+                f"be made: {error.strerror or error}; set TMPDIR to a folder on a local file "
+                "system that can be written to"
+            )
 
     def open(self) -> Exchange:
         """The controller's exchange, for its workers."""
@@ -75,12 +107,14 @@ class _Run:
 
         if self.exchange is None:
             factory = getattr(self._config, "_tmp_path_factory", None)  # none: -p no:tmpdir
-            folder = "x" * 200 if factory is None else os.fspath(factory.getbasetemp())
-            self.exchange = Exchange(self.own(), folder)
+            folder = None if factory is None else os.fspath(factory.getbasetemp())
+            self.exchange = Exchange(self.own, folder)
         return self.exchange
 
     def close(self) -> None:
         """Stop all servers of this process's. May be called again."""
+        with self._lock:
+            self._closed = True
         try:
             if self.exchange is not None:
                 self.exchange.close()
@@ -108,13 +142,32 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController
     """Tell a worker of this machine, the first one or one in place of it, whom to ask."""
     if node.gateway.spec.popen:
-        node.workerinput[_INPUT] = node.config.stash[_RUN].open().address
+        node.workerinput[_INPUT] = node.config.stash[_RUN].told()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the servers, once all workers have ended and all fixtures of the session are gone."""
-    session.config.stash[_RUN].close()
+    """Stop the servers, once all workers have ended and all fixtures of the session are gone.
+
+    What is wrong with one is told in pytest's summary, which an exception from here would swallow.
+    """
+    run = session.config.stash[_RUN]
+    try:
+        run.close()
+    except Exception as error:  # noqa: BLE001 - a warning too, where warnings are errors
+        run.trouble = error
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
+    """Tell what was wrong with the shared servers when they were stopped."""
+    trouble = config.stash[_RUN].trouble
+    if trouble is not None:
+        terminalreporter.section("portlease: the shared servers were stopped", red=True)
+    while trouble is not None:
+        terminalreporter.write_line(f"{type(trouble).__name__}: {trouble}")
+        trouble = trouble.__context__
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -129,8 +182,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     if report.failed:
         run = item.config.stash[_RUN]
-        for server in _used_by(item, run):
-            report.sections.append((f"Last output of {server!r}", "\n".join(server.tail(_LINES))))
+        report.sections += map(last_output, _used_by(item, run))
     return report
 
 

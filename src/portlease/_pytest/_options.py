@@ -138,6 +138,8 @@ def report(config: pytest.Config) -> str | None:
     path = os.path.join(config.invocation_params.dir, given)
     if not os.path.isdir(os.path.dirname(path)):
         raise pytest.UsageError(f"{REPORT}={given}: there is no folder {os.path.dirname(path)}")
+    if os.path.isdir(path):
+        raise pytest.UsageError(f"{REPORT}={given}: that is a folder; name a file")
     return path
 
 

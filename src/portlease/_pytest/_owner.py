@@ -64,6 +64,8 @@ class Slot:
         self.askers: list[str] = []
         self.done = threading.Event()
         self.cancel = Cancel()
+        self.starter = threading.get_ident()
+        """The thread that has asked first, and starts it."""
         self.running: Server | RecipeServer | None = None
         self.error: BaseException | None = None
         self.state: State | None = None
@@ -189,7 +191,8 @@ class Owner:
             slot.cancel.cancel()
         with contextlib.ExitStack() as stack:
             for slot in slots:
-                slot.done.wait()
+                if slot.starter != threading.get_ident():  # else Ctrl-C came between two lines
+                    slot.done.wait()
                 running, slot.running = slot.running, None
                 if running is not None:
                     stack.push(running)
@@ -201,10 +204,11 @@ def _started(slot: Slot) -> Server | RecipeServer:
     options["env"] = {**_differing(wanted.env), **options.get("env", {})}
     options["label"] = wanted.label or wanted.by
     if wanted.recipe is None:
-        options.setdefault("cwd", wanted.here)
+        if wanted.here is not None:
+            options.setdefault("cwd", wanted.here)
         return _serve.start(wanted.args, cancel=slot.cancel, **options)
     if wanted.recipe == "asgi":  # the only one that looks for something where it is started
-        options.setdefault("folder", wanted.here)
+        options.setdefault("folder", wanted.here or os.curdir)
     from portlease import recipes
 
     made: RecipeServer = getattr(recipes, wanted.recipe)(*wanted.args, **options)

@@ -22,8 +22,8 @@ import pytest
 if TYPE_CHECKING:
     from typing import Final
 
-AUDIT: Final = "audit"
-STRICT: Final = "strict"
+_AUDIT: Final = "audit"
+_STRICT: Final = "strict"
 _TRAIL: Final = "PORTLEASE_TRAIL"
 """As :mod:`portlease._trail` has it, which is not loaded for its name."""
 
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Make ``--ports`` known."""
     parser.getgroup("portlease").addoption(
         "--ports",
-        choices=(AUDIT, STRICT),
+        choices=(_AUDIT, _STRICT),
         help="watch what tests bind, and the Python programs that they start: audit tells at the "
         "end which ports are hard-coded, found free and let go of, ...; strict also fails a test "
         "that binds a hard-coded port",
@@ -44,8 +44,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Begin to watch, if that was asked for, by the option or by a trail in the environment."""
-    mode = early_config.known_args_namespace.ports
+    _begin(early_config, early_config.known_args_namespace.ports)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin now, where a conftest has named the plugin (pytest_plugins): it was too late for that.
+
+    What the conftest itself has bound until now is not seen then.
+    """
+    _begin(config, config.getoption("--ports"))
+
+
+def _begin(config: pytest.Config, mode: str | None) -> None:
     if mode or os.environ.get(_TRAIL):
         from portlease._pytest import _watch
 
-        _watch.begin(early_config, mode)
+        _watch.begin(config, told=mode is not None, strict=mode == _STRICT)

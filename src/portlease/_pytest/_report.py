@@ -30,6 +30,8 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.tests: list[dict[str, Any]] = []
+        self.unwritten: OSError | None = None
+        """Why the file could not be written."""
 
 
 _GATHERED: Final = pytest.StashKey[_Gathered]()
@@ -106,7 +108,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = asked(session.config)
     if path and not hasattr(session.config, "workerinput"):
         text = json.dumps(_all(session.config), indent=2)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        try:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:  # no reason to lose pytest's own summary
+            session.config.stash[_GATHERED].unwritten = error
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _all(config: pytest.Config) -> dict[str, Any]:
@@ -155,7 +162,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line("shared by the run")
     for one in shared:
         terminalreporter.write_line(f"  {_line_of_shared(one)}")
-    if path:
+    unwritten = config.stash[_GATHERED].unwritten
+    if unwritten is not None:
+        terminalreporter.write_line(
+            f"not written to {path}: {unwritten.strerror}; name a file that can be", red=True
+        )
+    elif path:
         terminalreporter.write_line(f"written to {path}")
 
 

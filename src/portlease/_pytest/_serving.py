@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import portlease
+from portlease._errors import PortleaseError
 from portlease._pytest._current import label
 from portlease._pytest._options import how
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final, Protocol
 
     from portlease import AsyncServer, Server
+    from portlease._pytest._shared import SharedServer
     from portlease._server._async import Starting
     from portlease._server._cancel import Cancel
 
@@ -42,9 +44,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Show with a test that failed what its servers wrote last."""
     report = yield
     if report.failed:
-        for server in item.stash.get(SERVERS, ()):
-            report.sections.append((f"Last output of {server!r}", "\n".join(server.tail(_LINES))))
+        report.sections += map(last_output, item.stash.get(SERVERS, ()))
     return report
+
+
+def last_output(server: Server | SharedServer) -> tuple[str, str]:
+    """The section of a report that shows it, with its title. Raises nothing, whatever went wrong.
+
+    A test that closes descriptors which are not its own takes a server's too, and the process that
+    has a shared one may be about to end: neither must cost the report of the failure itself.
+    """
+    try:
+        return f"Last output of {server!r}", "\n".join(server.tail(_LINES))
+    except (PortleaseError, OSError) as error:
+        return "Last output of a server", f"cannot be had: {error}"
 
 
 @pytest.fixture

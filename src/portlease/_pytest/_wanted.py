@@ -44,7 +44,7 @@ class Wanted:
         options: those of ``serve()`` or of the recipe, without the functions in ``ready=``.
         functions: the names of those, which are called in the process that asks.
         env: the environment of who asks.
-        here: the working directory of who asks.
+        here: the working directory of who asks; None if it has been removed.
         label: of its leases, if one was given; else it is *by*.
         by: the test that asks, and its worker.
     """
@@ -55,7 +55,7 @@ class Wanted:
     options: Mapping[str, Any]
     functions: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    here: str = ""
+    here: str | None = None
     label: str | None = None
     by: str = ""
 
@@ -120,12 +120,19 @@ def wanted(
         options=options,
         functions=tuple(getattr(one, "__qualname__", type(one).__name__) for one in functions),
         env={key: value for key, value in os.environ.items() if not key.startswith(_PRIVATE)},
-        here=os.getcwd(),
+        here=_here(),
         label=label,
         by=look.label or "the session",
     )
     _must_be_sendable(made)
     return made, functions
+
+
+def _here() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _recipe(what: object) -> str | None:

@@ -12,7 +12,6 @@ from portlease import _trail
 from portlease._audit import _inject, _origin, _report, _verdicts
 from portlease._findings import _rules
 from portlease._pytest import _current
-from portlease._pytest._ports import STRICT
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,10 +25,16 @@ _PART: Final = "portlease ports"
 _VARIABLES: Final = (_trail.VARIABLE, _trail.RUNNER, "PYTHONPATH")
 
 
-def begin(config: pytest.Config, mode: str | None) -> None:
-    """Watch this session, unless it runs inside of a test of one that is watched."""
+def begin(config: pytest.Config, *, told: bool, strict: bool) -> None:
+    """Watch this session, unless it runs inside of a test of one that is watched.
+
+    Args:
+        config: the session's.
+        told: whether to tell at the end what was found.
+        strict: whether to fail a test that binds a hard-coded port.
+    """
     if not _Watch.active:
-        watch = _Watch(config, mode)
+        watch = _Watch(config, told=told, strict=strict)
         config.add_cleanup(watch.close)
         config.pluginmanager.register(watch, _PART)
 
@@ -40,8 +45,9 @@ class _Watch:
     active = False
     """Whether one is at work in this process: a session inside a test is part of the test."""
 
-    def __init__(self, config: pytest.Config, mode: str | None) -> None:
-        self._mode = mode
+    def __init__(self, config: pytest.Config, *, told: bool, strict: bool) -> None:
+        self._told = told
+        self._strict = strict
         self._root = str(config.rootpath)
         self._home: Home | None = None
         self._before = {name: os.environ.get(name) for name in _VARIABLES}
@@ -144,7 +150,7 @@ class _Watch:
 
     def _news(self) -> list[Event]:
         """What was written since the last time, by all; of a session that is strict."""
-        return self._judge.judged(self._follower.more().events) if self._mode == STRICT else []
+        return self._judge.judged(self._follower.more().events) if self._strict else []
 
     # --- the session ---
 
@@ -152,7 +158,7 @@ class _Watch:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail a strict session that bound a hard-coded port outside of all tests."""
         if (
-            self._mode == STRICT
+            self._strict
             and not hasattr(session.config, "workerinput")
             and session.exitstatus == pytest.ExitCode.OK
         ):
@@ -165,7 +171,7 @@ class _Watch:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell what was found."""
-        if self._mode is None:
+        if not self._told:
             return
         events = self._events()
         found = _verdicts.verdicts(events, root=self._root)

@@ -7,7 +7,8 @@ lines differently, so only what all of them agree on is written:
   number, and most paths and URLs;
 - ``NAME='VALUE'`` where it has others. In single quotes a shell, docker compose and node take
   everything literally; python-dotenv and just expand ``${...}`` there, and python-dotenv takes
-  ``\\`` for one backslash. Values with these, with a single quote or a line break are refused.
+  ``\\`` for one backslash. Values with these, with a single quote, a line break or anything else
+  that cannot be printed are refused.
 
 The file is there, whole (link(2)), before the command starts, and gone when it has ended. It has
 the mode of any other file (umask(2)): whoever runs the tools reads it, and there is nothing in it
@@ -96,6 +97,8 @@ def _value(name: str, value: str) -> str:
     if _PLAIN.fullmatch(value):
         return value
     found = next((what for text, what in _DISAGREE.items() if text in value), None)
+    if found is None and not value.replace("\t", "").isprintable():
+        found = "a character that cannot be printed, or a byte that is no UTF-8"
     if found is None and value.endswith("\\"):
         found = "a backslash at its end"
     if found is not None:
@@ -147,7 +150,8 @@ class EnvFile:
             self._lock = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             try:
                 _lock(self._lock)  # before anybody can find it
-                os.write(self._lock, (head + lines).encode())
+                with open(self._lock, "wb", closefd=False) as file:
+                    file.write((head + lines).encode())
                 self._publish()
                 self._written = True
             finally:

@@ -80,8 +80,8 @@ class PortList(Numbers):
             self.fail(f"{text!r} names no ports: they go to {_pool.MAX_PORT}", param, ctx)
         try:
             ports = _pool.parse_port_list(text)
-        except ValueError:
-            self.fail(f"{text!r} is no list of ports, such as 8000-8099,9000", param, ctx)
+        except ValueError as error:
+            self.fail(f"{text!r} is no list of ports, such as 8000-8099,9000: {error}", param, ctx)
         if not ports or not 0 < min(ports) <= max(ports) <= _pool.MAX_PORT:
             self.fail(f"{text!r} names no ports from 1 to {_pool.MAX_PORT}", param, ctx)
         return tuple(sorted(ports))
@@ -98,9 +98,12 @@ class Offsets(Numbers):
         """Raise what click shows for anything else."""
         if isinstance(value, tuple):
             return value
-        words = str(value).split(",")
-        if not all(word.strip().isdecimal() for word in words):
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isascii() and word.isdecimal() for word in words):
             self.fail(f"{value!r} is no list of offsets, such as 0,10000", param, ctx)
+        # int() itself refuses thousands of digits, with an error of its own.
+        if any(len(word) > 5 for word in words):  # noqa: PLR2004
+            self.fail(f"there are ports to {_pool.MAX_PORT}, and no further", param, ctx)
         return tuple(int(word) for word in words)
 
 
@@ -148,6 +151,16 @@ class Assignment(Pair):
         if not name or not sign:
             self.fail(f"{value!r} is no NAME=VALUE", param, ctx)
         return name, text
+
+
+class MayCommand(click.Command):
+    """One that may do without a command, but not with an empty one, as ``-- $CMD`` may be."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it, which forgets that there was a ``--``."""
+        if "--" in args and args.index("--") == len(args) - 1:
+            raise click.UsageError("there is no command after --; leave -- out, or name one", ctx)
+        return super().parse_args(ctx, args)
 
 
 def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

@@ -67,7 +67,7 @@ class Shown:
 
     def _sentence(self, run: Run) -> str:
         where = str(run.place)
-        if not run.place.alone and self._plan.rounds > 1:
+        if not run.place.alone and self._plan.rounds != 1:
             where += f" of round {run.place.round}"
         text = f"{where}: {run.state}"
         if run.results is not None and run.results.source == "junit":
@@ -88,7 +88,8 @@ class Shown:
             return Text("")
         last = crowd.runs[-1].place.round
         runs = [run for run in crowd.runs if run.place.round == last]
-        title = "alone" if last == 0 else f"round {last} of {self._plan.rounds}"
+        of = "" if self._plan.rounds is None else f" of {self._plan.rounds}"
+        title = "alone" if last == 0 else f"round {last}{of}"
         waiting = f", {len(crowd.waiting)} waiting" if crowd.waiting else ""
         table = _say.rich_table(_HEADINGS, [self._row(run) for run in runs])
         return Group(Text(title + waiting, style="bold"), table)

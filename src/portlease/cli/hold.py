@@ -42,6 +42,7 @@ Exit status: the command's; 0 after --pid or the end of standard input; 128+N by
 
 @click.command(
     "hold",
+    cls=_options.MayCommand,
     help=_HELP,
     short_help="Keep ports leased while something lives.",
     context_settings={"allow_interspersed_args": False},

@@ -106,7 +106,12 @@ def _function(name: str) -> Callable[..., RecipeServer]:
     return function
 
 
-@click.command("recipe", help=_HELP, short_help="Start a well-known server, its data with it.")
+@click.command(
+    "recipe",
+    cls=_options.MayCommand,
+    help=_HELP,
+    short_help="Start a well-known server, its data with it.",
+)
 @click.option("--list", "listed", is_flag=True, help="List what there is.")
 @click.option("--host", metavar="HOST", help="The address to bind; 127.0.0.1 by default.")
 @click.option(
