@@ -28,7 +28,7 @@ sys.path[:0] = [sys.argv[1]]
 for name, path in ("portlease", sys.argv[1]), ("portlease._isolate", sys.argv[1] + "/_isolate"):
     sys.modules[name] = module = type(sys)(name)
     module.__path__ = [path]
-for name in "_enter", "_forward", "_links", "_outside", "_why":
+for name in "_enter", "_forward", "_helper", "_links", "_outside", "_why":
     importlib.import_module("portlease._isolate." + name)
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

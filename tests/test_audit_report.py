@@ -106,6 +106,17 @@ def test_what_can_never_work_is_told_before_the_run(
     assert said in done.stderr.splitlines()[0]
 
 
+def test_what_was_found_is_told_before_it_is_written(tmp_path: Path) -> None:
+    """The run has taken its time: a file that cannot be written any more must not cost it."""
+    need_broker()
+    (tmp_path / "out").mkdir()
+    program = python(tmp_path, SOURCE + "import os; os.rmdir('out')\n")
+    done = run(tmp_path, "--html", "out/page.html", "--", *program)
+    assert done.returncode == 2
+    assert "port 18500 (tcp, 127.0.0.1) is hard-coded" in done.stderr
+    assert "cannot write out/page.html" in done.stderr.splitlines()[-1]
+
+
 def test_a_trail_that_the_command_removes(tmp_path: Path) -> None:
     """The command is not disturbed, and what is lost is told."""
     done = run(tmp_path, "--trail", "a.jsonl", "--", "rm", "a.jsonl")

@@ -406,6 +406,15 @@ def test_what_is_to_be_reached(text: str, addresses: tuple[str, ...]) -> None:
     assert _command.parse(text).addresses == addresses
 
 
+@pytest.mark.parametrize(
+    "text", ["", "0", "65536", "9" * 5000, "\u0665", "-1", "a:", ":1", "::1:5"]
+)
+def test_what_is_no_service(text: str) -> None:
+    """It says what one looks like."""
+    with pytest.raises(UsageError, match=r"HOST:PORT|in brackets"):
+        _command.parse(text)
+
+
 def test_our_own_network() -> None:
     """It has a number; and this process has no forwarder."""
     assert _inside.network() == Path("/proc/self/ns/net").stat().st_ino

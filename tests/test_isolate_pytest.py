@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from _isolated import marked
 from _need import need
+from _processes import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +42,15 @@ import pytest
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    program = "import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=8080, bind='::1')"
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+    # It ends with its input: one worker is to crash, and kills nobody then.
+    program = (
+        "import http.server as h, os, sys, threading; "
+        "threading.Thread(target=lambda: os._exit(len(sys.stdin.read()))).start(); "
+        "h.test(h.SimpleHTTPRequestHandler, port=8080, bind='::1')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         yield
         process.kill()
 
@@ -79,8 +89,12 @@ def test_descriptor_is_not_inherited():
 """
 
 
-def test_a_suite_that_hard_codes_ports(pytester: pytest.Pytester) -> None:
+def test_a_suite_that_hard_codes_ports(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a session's server, coverage, a rerun that asks the controller, and a crashed worker."""
+    mark = secrets.token_hex(8)
+    monkeypatch.setenv("MARK", mark)
     pytest.importorskip("pytest_cov")
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(HARD_CODED)
@@ -96,6 +110,8 @@ def test_a_suite_that_hard_codes_ports(pytester: pytest.Pytester) -> None:
     assert outcomes.get("failed", 0) <= 1, text
     assert "Address already in use" not in text
     result.stdout.fnmatch_lines(["test_a_suite_that_hard_codes_ports.py*", "TOTAL*"])
+    monkeypatch.delenv("MARK")
+    wait_for(lambda: not marked(mark))
 
 
 def test_the_ini_option(pytester: pytest.Pytester) -> None:

@@ -203,6 +203,18 @@ def test_last_words_arrive(echo: Echo) -> None:
     assert echo.received[0].endswith(b"last words")
 
 
+@pytest.mark.parametrize("descriptors", [19, 20])
+def test_where_descriptors_run_out_clients_wait(echo: Echo, descriptors: int) -> None:
+    """A forwarder with too few for all of them serves them one after the other; none is refused."""
+    clients = " & ".join([f'"$0" -I -S -c "$1" 127.0.0.1 {echo.port} 10000 1'] * 6)
+    inner = _isolate.command(
+        ["sh", "-c", f"{clients} & wait", sys.executable, CLIENT], reach=[str(echo.port)]
+    )
+    limit = f"ulimit -n {descriptors}; " + 'exec "$@"'
+    done = run(["sh", "-c", limit, "sh", *inner])
+    assert (done.stdout, done.stderr) == ("all\n" * 6, "")
+
+
 @contextlib.contextmanager
 def waiting(port: int, script: str = "echo ready; read line") -> Iterator[subprocess.Popen[str]]:
     """A command that reaches *port*, and its forwarder, marked in their environments."""

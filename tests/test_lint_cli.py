@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from _cli import Terminal, portlease
 from _lint import findings
+from _need import need
 from portlease._errors import UsageError
 from portlease._findings import _allow, _baseline, _rules, _sarif
 from portlease._findings._finding import Finding
@@ -312,6 +315,11 @@ def test_a_second_copy_of_a_known_line_is_new(tmp_path: Path) -> None:
         '{"portlease-baseline": 1}',
         '{"portlease-baseline": 1, "findings": [{"path": "x"}]}',
         '{"portlease-baseline": 1, "findings": [{"path": 1, "code": "", "text": "", "times": 1}]}',
+        *(
+            '{"portlease-baseline": 1, "findings": [{"path": "a", "code": "PL001", "text": "", '
+            f'"times": {times}}}]}}'
+            for times in ("-3", "0", "true", "1.5", '"1"', "NaN", "[" * 100_000)
+        ),
     ],
 )
 def test_a_damaged_baseline_is_refused(tmp_path: Path, text: str) -> None:
@@ -381,3 +389,52 @@ def test_the_entries_of_the_hooks_run(suite: Path) -> None:
             assert chosen.search(path), path
         for path in ("src/app.py", "latest.py", "contest.py", "docs/conf.py"):
             assert not chosen.search(path), path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_what_is_no_ordinary_file_is_written_to(tmp_path: Path) -> None:
+    """A named pipe, and as root /dev/null, are not replaced by a file; nobody else's remains."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    _baseline.write_whole(str(pipe), b"data")
+    reader.join()
+    assert (read, pipe.is_fifo()) == ([b"data"], True)
+    _baseline.write_whole("/dev/null", b"data")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(UsageError, match="cannot write"):
+        _baseline.write_whole(str(tmp_path), b"data")
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_file_that_is_written_anew_keeps_its_owner(tmp_path: Path) -> None:
+    """Root may rewrite what is somebody else's."""
+    need.capability("root")
+    path = tmp_path / "test_it.py"
+    path.write_text(SUITE)
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    assert "rewrote 1 test" in portlease("lint", "--fix", path).stderr
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 4321, 0o640)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_pipes_and_names_that_are_no_text(suite: Path) -> None:
+    """A pipe in the folder is not waited for; a name in bytes is told, in SARIF as those bytes."""
+    os.mkfifo(suite.with_name("test_pipe.py"))
+    name = b"test_\xff.py"
+    try:
+        Path(os.fsdecode(name)).write_text(SUITE)
+    except OSError as error:  # APFS takes UTF-8 alone
+        need._missing("a file system that takes any name", str(error))
+    done = portlease("lint", "--sarif", "out.sarif")
+    assert (done.returncode, "4 findings in 2 of 2 files" in done.stderr) == (1, True)
+    log = json.loads(Path("out.sarif").read_text())
+    uris = {
+        one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for one in log["runs"][0]["results"]
+    }
+    assert uris == {"test_it.py", "test_%FF.py"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from _cli import PORTLEASE, environment
+from _need import need
+from _processes import HANG_S
 from portlease._findings import _rules
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +63,33 @@ def test_the_console_says_what_the_page_shows(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stdout
+
+
+def test_the_hook_runs_under_pre_commit(tmp_path: Path) -> None:
+    """As the page has it: a test's hard-coded port keeps a commit back; of tests alone."""
+    pre_commit, git = need.program("pre-commit"), need.program("git")
+    (tmp_path / ".pre-commit-config.yaml").write_text(blocks("yaml")[0])
+    for name in "tests/test_server.py", "server.py":
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(blocks("python")[0])
+    folders = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = environment({"PATH": folders, "PRE_COMMIT_HOME": str(tmp_path / "cache")})
+    for command in ("init", "-q"), ("add", "tests", "server.py"):
+        subprocess.run([git, *command], cwd=tmp_path, env=env, check=True)
+    done = subprocess.run(
+        [pre_commit, "run", "--color", "never"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Failed\n- hook id: portlease-lint\n- exit code: 1\n" in done.stdout
+    assert re.search(r"^tests/test_server.py:\d+:\d+: PL001 port 18080", done.stdout, re.MULTILINE)
+    assert "\nserver.py" not in done.stdout
 
 
 def test_each_judgement_has_a_reason() -> None:

@@ -185,6 +185,32 @@ def test_a_long_sum_and_a_name_that_is_itself() -> None:
     assert found(circle, "PL001") == []
 
 
+def test_a_file_of_thousands_of_tests() -> None:
+    """What grows with the square of the tests, or of the calls in one, would take minutes here."""
+    tests = "".join(
+        f"def test_{n}():\n    s = socket.socket(); s.bind(('127.0.0.1', {8000 + n}))\n"
+        for n in range(700)
+    )
+    many = findings("import socket\n" + tests, "PL001")
+    assert (len(many), all(finding.fix for finding in many)) == (700, True)
+    calls = "".join(f"    s.bind(('', {8000 + n}))\n" for n in range(700))
+    one = "import socket\ndef test():\n    s = socket.socket()\n" + calls
+    assert len(findings(one, "PL005")) == 700
+
+
+def test_what_is_too_deep_for_libcst_is_left_alone() -> None:
+    """Python reads it, and so the findings are told; --fix says why it does not."""
+    source = "import socket\ns = socket.socket()\ndef test():\n    if s: pass\n" + (
+        "    elif s: s.bind(('127.0.0.1', 8080))\n" * 400
+    )
+    assert len(findings(source, "PL001")) == 400
+    (left,) = _fix.fix(
+        ["test_x.py"], frozenset(["PL001"]), read=lambda _: source.encode(), write=False
+    )
+    assert (left.tests, left.before == left.after) == (0, True)
+    assert left.refused == ("test_x.py: nested too deeply for libcst",)
+
+
 def test_the_interpreters_own_tests_are_looked_at() -> None:
     """Some hundred lines of every kind: a sample of the standard library."""
     files = sorted(Path(ast.__file__).parent.glob("*.py"))

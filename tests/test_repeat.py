@@ -18,6 +18,12 @@ from _cli import CTRL_C, PORTLEASE, Terminal, environment, python
 from _need import need
 from _processes import HANG_S, wait_for, watched
 from _repeated import MEET, PYTEST, WITHOUT_PLUGINS, hard_coded, nothing_left, repeat, told
+from portlease import PortleaseError
+from portlease._repeat import _runner
+from portlease._repeat._crowd import Crowd
+from portlease._repeat._plan import Plan
+from portlease.cli import _temporary
+from portlease.cli._repeated import Shown
 
 # The first to come has the port until all have tried; line 15 binds.
 COLLIDING = (
@@ -324,6 +330,43 @@ def test_each_instance_has_its_own(tmp_path: Path) -> None:
     assert report["failures"][0]["cases"][0]["message"] == "exit status 1"
 
 
+def test_until_failure_goes_on_until_one_fails(tmp_path: Path) -> None:
+    """Without --rounds it has no end; what earlier rounds have left on the disk is gone by then."""
+    (tmp_path / "meet").mkdir()
+    script = (
+        'test "$PORTLEASE_ROUND" = 0 || ls "$(dirname "$(dirname "$TMPDIR")")" > "$MEET/folders";'
+        'test "$PORTLEASE_ROUND" != 4'
+    )
+    options = "-n", "1", "--until-failure", "--json", "--"
+    done = repeat(tmp_path, 1, *options, "sh", "-c", script)
+    report = told(done)
+    assert (done.returncode, report["rounds"]) == (1, 4), done.stderr
+    assert [run["result"] for run in report["runs"]] == ["passed"] * 4 + ["failed"]
+    assert (tmp_path / "meet" / "folders").read_text() == "r4i1\n"
+
+
+def test_a_folder_without_room_is_told() -> None:
+    """What is to be done about it; here it is a name that is too long, and no folder at all."""
+    with pytest.raises(PortleaseError, match="make room there"), _temporary.folder("x" * 300):
+        pass
+    plan = Plan(
+        argv=("true",),
+        runner=_runner.recognise(["true"], None),
+        n=1,
+        jobs=1,
+        rounds=1,
+        until_failure=False,
+        baselines=1,
+        isolated=False,
+        timeout_s=None,
+        grace_s=1.0,
+        env={},
+        keep=None,
+    )
+    with pytest.raises(PortleaseError, match="no room for alone: cannot make /dev/null"):
+        Crowd(plan, "/dev/null", Shown(plan, shown=False)).run()
+
+
 def test_a_suite_that_writes_megabytes(tmp_path: Path) -> None:
     """Nobody has to read it for it to go on; N may be 1, and there may be no baseline."""
     script = "import sys\nfor n in range(80): sys.stdout.write('x' * 99_999 + '\\n')\nsys.exit(3)"
@@ -359,6 +402,8 @@ def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
         (["--junit", "report.xml", "--", "true"], 2, "all instances would write to it"),
         (["--html", "no/such/page.html", "--", "true"], 2, "cannot write no/such/page.html"),
         (["--keep", ".", "--", "true"], 2, "it is not empty"),
+        (["--keep", "/dev/null", "--", "true"], 2, "--keep /dev/null: File exists"),
+        (["--keep", "/dev/null/x", "--", "true"], 2, "--keep /dev/null/x: Not a directory"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_runs(
@@ -469,7 +514,8 @@ def test_the_document_shows_what_is(tmp_path: Path) -> None:
 
 def _normal(text: str) -> list[str]:
     """Numbers differ from run to run; and which round is the first in which they meet."""
-    lines = [re.sub(r"\d+(\.\d+)?", "N", line).rstrip() for line in text.strip().splitlines()]
+    text = re.sub(r"\d+(\.\d+)?", "N", text.strip()).replace("N rounds", "N round")
+    lines = [line.rstrip() for line in text.splitlines()]
     return [re.sub(" +", " ", line) for line in lines if not line.startswith("instance")]
 
 

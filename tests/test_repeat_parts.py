@@ -14,7 +14,8 @@ from _processes import wait_for
 from portlease import _trail
 from portlease._repeat import _causes, _culprits, _holdings, _results, _runner, _shared, _spoken
 from portlease._repeat import _verdict as verdict
-from portlease._repeat._results import THE_RUN, Case, Results
+from portlease._repeat._case import THE_RUN, Case
+from portlease._repeat._results import Results
 from portlease._repeat._verdict import Told
 from portlease._repeat._watch import Seen, Sights, Watch
 
@@ -172,6 +173,17 @@ def test_how_far_it_is() -> None:
     assert _spoken.share_done("0:00:01 load avg: 1.2 [ 3/12/1] test_ftplib passed") == "3/12"
 
 
+def test_long_outputs_take_no_longer() -> None:
+    """Megabytes of empty lines, of blanks, of one line: what grows with their square would hang."""
+    for output in ("\n" * 3_000_000, " " * 300_000, "a" * 3_000_000, ":: " * 100_000):
+        assert (
+            list(_spoken.failures(output + GO)) == list(_spoken.failures(GO)) or output[-1] != "\n"
+        )
+        assert not _spoken.is_one_done(output)
+        assert _spoken.share_done(output) is None
+    assert _causes.of_text("lock " * 15_000, "") == _causes.OTHER
+
+
 # --- JUnit XML ------------------------------------------------------------------------------------
 
 
@@ -218,6 +230,59 @@ def test_junit_xml_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
         assert (found.source, [case.name for case in found.cases]) == ("output", ["TestA"])
         assert found.trouble is not None
         assert name in found.trouble
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "<html/>", '<?xml version="1.0" encoding="klingon"?><testsuite/>'),
+        '<?xml version="1.0" encoding="utf-16"?><testsuite/>',
+        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><testsuite name="&e;"/>',
+    ],
+)
+def test_junit_xml_that_is_none(tmp_path: Path, text: str) -> None:
+    """Whatever stands there: it is told of, and the output counts. No other file is read."""
+    (tmp_path / "a.xml").write_text(text)
+    found = _results.read(str(tmp_path / "a.xml"), GO)
+    assert (found.source, "cannot be read" in (found.trouble or "")) == ("output", True)
+
+
+@pytest.mark.parametrize("name", ["time", "line"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e308", "9" * 5000, "", "x"])
+def test_numbers_that_are_none(tmp_path: Path, name: str, value: str) -> None:
+    """The test counts, and of the number nothing is known."""
+    (tmp_path / "a.xml").write_text(
+        f'<testsuite><testcase name="t" {name}="{value}" file="f"/></testsuite>', encoding="utf-8"
+    )
+    (case,) = _results.read(str(tmp_path / "a.xml"), "").cases
+    assert (case.seconds, case.line) == (0.0, None)
+
+
+def test_other_encodings_and_endless_messages(tmp_path: Path) -> None:
+    """Latin-1 as it says; a message is no longer than a text may be."""
+    (tmp_path / "a.xml").write_bytes(
+        b'<?xml version="1.0" encoding="latin-1"?>'
+        b'<testsuite><testcase name="\xe9"><failure message="'
+        + b"x" * 1_000_000
+        + b'"/></testcase></testsuite>'
+    )
+    (case,) = _results.read(str(tmp_path / "a.xml"), "").cases
+    assert (case.name, len(case.message)) == ("\xe9", 1 << 16)
+
+
+def test_the_results_of_an_older_run_are_not_taken(tmp_path: Path) -> None:
+    """A folder may have files of another run: what has not changed since is not read."""
+    suite = '<testsuite><testcase name="{}"/></testsuite>'
+    for name in "old", "rewritten":
+        (tmp_path / f"{name}.xml").write_text(suite.format(name))
+    old = _results.files(str(tmp_path))
+    (tmp_path / "rewritten.xml").write_text(suite.format("rewritten-now"))
+    (tmp_path / "new.xml").write_text(suite.format("new"))
+    found = _results.read(str(tmp_path), "", old)
+    assert sorted(case.name for case in found.cases) == ["new", "rewritten-now"]
+    (tmp_path / "new.xml").unlink()
+    (tmp_path / "rewritten.xml").unlink()
+    assert "was not written" in str(_results.read(str(tmp_path), "", old).trouble)
 
 
 # --- the verdict ----------------------------------------------------------------------------------
@@ -323,6 +388,24 @@ def test_the_holder_of_that_moment_is_the_culprit() -> None:
     assert found.other is not None
     assert (found.cause, found.port, found.at) == (_causes.IN_USE, 8080, 300 * MS)
     assert (found.other.run, found.other.where(), found.gone) == (1, "t, t.py:7, pid 1", False)
+
+
+def test_another_runs_client_at_ones_own_server() -> None:
+    """Who came to it is told, where nothing else says why the test failed; not who came later."""
+    server = [_bind(10), _test(_trail.TEST_START, 20), _test(_trail.TEST_END, 100)]
+    came = _trail.Event(t=50 * MS, what=_trail.CONNECT, pid=9, port=8080, transport="tcp", test="b")
+    late = _trail.Event(t=500 * MS, what=_trail.CONNECT, pid=9, port=8080, transport="tcp")
+    failed = Case(name="t", outcome="failed", message="assert 'visitor 2' == 'visitor 1'")
+    for visitors, who in (([came, late], "b"), ([late], None)):
+        holdings = _holdings.of_run(0, server, [_seen(20, 90, 110)], 0, 10_000 * MS, "/home/x")
+        visits = [
+            *_holdings.visits(0, [_trail.Event(t=30 * MS, what="connect", pid=1, port=8080)], "/"),
+            *_holdings.visits(1, visitors, "/home/x"),
+        ]
+        found = _culprits.explain(_scene(0, server, _culprits.Ports(holdings, visits)), failed)
+        assert (found.visitor.test if found.visitor else None) == who
+        assert found.cause == (_causes.OTHER if who is None else _causes.WRONG_SERVER)
+        assert found.port == (None if who is None else 8080)
 
 
 def test_a_port_in_time_wait_has_a_culprit_too() -> None:

@@ -229,7 +229,7 @@ def _parsed(line: bytes) -> Event | None:
     """The event that a line is; None for anything else."""
     try:
         value = json.loads(line)
-    except ValueError:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError):  # UnicodeDecodeError is one; "[[[[[..."
         return None
     return None if not isinstance(value, dict) else _event(value)
 

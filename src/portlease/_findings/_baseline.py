@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -118,8 +119,8 @@ def _entry(item: dict[str, object]) -> Entry:
     path, code, text, times = item["path"], item["code"], item["text"], item["times"]
     if not (isinstance(path, str) and isinstance(code, str) and isinstance(text, str)):
         raise TypeError("path, code and text must be strings")
-    if not isinstance(times, int):
-        raise TypeError("times must be a number")
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+        raise TypeError("times must be a number, from 1 on")
     return Entry(path, code, text, times)
 
 
@@ -152,15 +153,23 @@ def write(path: str, findings: Iterable[Finding]) -> int:
 def write_whole(path: str, data: bytes) -> None:
     """Write *data* to *path*, so that a reader finds the old file or the new one.
 
+    What is there and is no ordinary file (a pipe, a terminal, /dev/null) is written to: root could
+    replace it.
+
     Raises:
         UsageError: it cannot be written.
     """
     target = os.path.realpath(path)
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as file:
+                file.write(data)
+            return
         fd, temporary = tempfile.mkstemp(prefix=".portlease-", dir=os.path.dirname(target))
         try:
             with open(fd, "wb") as file:
                 file.write(data)
+            _keep_owner(temporary, target)
             os.chmod(temporary, _mode(target))
             os.replace(temporary, target)
         except BaseException:
@@ -169,6 +178,14 @@ def write_whole(path: str, data: bytes) -> None:
             raise
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", path=path) from error
+
+
+def _keep_owner(path: str, of: str) -> None:
+    """Give *path* to whom *of* belongs, if we may: root rewrites files of others."""
+    if sys.platform != "win32" and os.path.exists(of):
+        status = os.stat(of)
+        with contextlib.suppress(PermissionError):
+            os.chown(path, status.st_uid, status.st_gid)
 
 
 def _mode(path: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 _ROOT: Final = "ROOT"
+_UNDECODED: Final = sys.getfilesystemencodeerrors()
+"""How names that are no text came in, and so go out."""
 
 
 def document(
@@ -32,7 +35,7 @@ def document(
     """
     told = list(findings)
     codes = sorted({finding.code for finding in told} | set(_rules.RULES))
-    base = "file://" + urllib.parse.quote((root or os.getcwd()).replace(os.sep, "/")) + "/"
+    base = "file://" + _uri((root or os.getcwd()).replace(os.sep, "/")).rstrip("/") + "/"
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -93,8 +96,13 @@ def _results(findings: Sequence[Finding], codes: Sequence[str]) -> list[dict[str
     ]
 
 
+def _uri(path: str) -> str:
+    """Its bytes, since a name need not be text."""
+    return urllib.parse.quote(path.encode("utf-8", _UNDECODED))
+
+
 def _place(finding: Finding) -> dict[str, object]:
-    uri = urllib.parse.quote(finding.path)
+    uri = _uri(finding.path)
     location: dict[str, Any] = (
         {"uri": f"file://{uri}"}
         if os.path.isabs(finding.path)

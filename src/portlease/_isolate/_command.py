@@ -27,6 +27,7 @@ _enter.main(sys.argv[2:])
 _LOCALHOST: Final = "localhost"
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _MAX_PORT: Final = 65535
+_MOST_DIGITS: Final = 9
 
 
 class Reach(NamedTuple):
@@ -52,7 +53,7 @@ class Reach(NamedTuple):
         found = []
         for number, address in enumerate(self.addresses):
             targets = [address, *(other for other in self.addresses if other != address)]
-            optional = "?" if number else ""  # OPTIONAL of ._enter
+            optional = "?" if number else ""  # OPTIONAL of ._helper
             found.append(f"reach={self.port},{optional}{address},{','.join(targets)}")
         return found
 
@@ -140,7 +141,8 @@ def parse(text: str) -> Reach:
         UsageError: it is none of them, or the host is unknown.
     """
     host, colon, number = text.rpartition(":")
-    if not number.isascii() or not number.isdecimal() or not 0 < int(number) <= _MAX_PORT:
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
+    if not is_number or not 0 < int(number) <= _MAX_PORT:
         raise UsageError(
             f"{text!r} names no service to be reached; say HOST:PORT, such as localhost:5432, or a "
             "port of 127.0.0.1"

@@ -32,6 +32,15 @@ import errno  # noqa: E402
 import fcntl  # noqa: E402
 import posix  # noqa: E402
 
+from portlease._isolate._helper import (  # noqa: E402
+    OPTIONAL,
+    Options,
+    RefusedError,
+    reap,
+    tell,
+    unshare,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -70,36 +79,6 @@ CARRIED_OVER: "Final" = (
     "net/core/somaxconn",
 )
 """Settings of the host's network that decide which binds succeed; a new one has the defaults."""
-
-
-OPTIONAL: "Final" = "?"
-"""Stands before an address that may be missing: ::1, where there is no IPv6."""
-
-
-class RefusedError(Exception):
-    """The system refuses something: what that was, and the errno, are its arguments."""
-
-    def __init__(self, stage: str, number: int) -> None:
-        super().__init__(stage, number)
-        self.stage = stage
-        self.errno = number
-
-
-class Options:
-    """What the words before ``--`` ask for."""
-
-    def __init__(self) -> None:
-        self.low_ports = False
-        self.if_possible = False
-        self.outside = False
-        self.late = False
-        """Whether the command may ask for more to be reached: :func:`._inside.reach`."""
-        self.probe = False
-        """Only try, and tell standard output how far it came."""
-        self.say = ""
-        """What to tell standard error before the command starts."""
-        self.reach: list[tuple[int, list[str]]] = []
-        """A port; the address to listen on inside, and those to connect to outside."""
 
 
 def main(words: "list[str]") -> "NoReturn":
@@ -144,17 +123,6 @@ def _parse(words: "list[str]") -> "tuple[Options, list[str]]":
     return options, words[end + 1 :]
 
 
-def tell(text: str) -> None:
-    """Write a line to standard error; where nobody can be told, nobody is."""
-    data = text.encode("utf-8", "backslashreplace") + b"\n"
-    try:
-        while data:
-            data = data[posix.write(2, data) :]
-    except OSError as error:
-        if error.errno not in {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EAGAIN}:
-            raise
-
-
 # --- trying ---------------------------------------------------------------------------------------
 
 
@@ -188,13 +156,6 @@ def _try_first(options: Options) -> None:
     word, _, rest = answer.decode("utf-8", "surrogateescape").partition(" ")
     if word != "ok":  # nothing at all: a filter that kills has ended it
         raise RefusedError(rest or "a child that tried it was killed", int(word or errno.EPERM))
-
-
-def reap(child: int) -> None:
-    try:
-        posix.waitpid(child, 0)
-    except ChildProcessError:
-        return  # SIGCHLD was ignored when we were started: the kernel reaps
 
 
 # --- the namespace --------------------------------------------------------------------------------
@@ -258,18 +219,6 @@ def _unshare() -> "How":
     _attempt("uid_map", _write, "/proc/self/uid_map", f"{uid} {uid} 1")
     _attempt("gid_map", _write, "/proc/self/gid_map", f"{gid} {gid} 1")
     return "user"
-
-
-def unshare(flags: int) -> None:
-    """Ask the kernel for new namespaces."""
-    if sys.version_info >= (3, 12):
-        posix.unshare(flags)
-        return
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).unshare(flags):
-        number = ctypes.get_errno()
-        raise OSError(number, posix.strerror(number))
 
 
 def _has_capabilities() -> bool:

@@ -23,7 +23,7 @@ import errno  # noqa: E402
 import posix  # noqa: E402
 import time  # noqa: E402
 
-from portlease._isolate._enter import OPTIONAL, Options, RefusedError, reap  # noqa: E402
+from portlease._isolate._helper import OPTIONAL, Options, RefusedError, reap  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ _RECORD_BYTES: "Final" = 4096
 _INT_BYTES: "Final" = 4
 _DRAIN_S: "Final" = 1.0
 """How long what the command wrote last has, once it has ended."""
+_NONE_LEFT: "Final" = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_TRY_AGAIN_S: "Final" = 0.1
+"""When a listener that met one of those is looked at again: others may have had what it lacked."""
 _IGNORED: "Final" = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGUSR1", "SIGUSR2")
 
 
@@ -256,6 +259,8 @@ class _Forwarder:
             events = self._epoll.poll(timeout_s)
             if not events and not timeout_s:
                 break
+            if not events:
+                self._listen_again()
             self._new.clear()
             for fd, _ in events:
                 if fd in self._handlers:
@@ -270,7 +275,7 @@ class _Forwarder:
     def _timeout_s(self) -> float:
         """For ever, until the command has ended; then as long as something is under way."""
         if self._give_up is None:
-            return -1.0
+            return _TRY_AGAIN_S if self._full else -1.0
         return 0.02 if any(half.pair.is_busy for half in self._halves.values()) else 0.0
 
     def _on_end(self, fd: int) -> None:
@@ -278,9 +283,12 @@ class _Forwarder:
         self._handle_no_more(fd)
 
     def _on_control(self, fd: int) -> None:
-        record, ancillary, _, _ = self._control.recvmsg(
-            _RECORD_BYTES, socket.CMSG_SPACE(_INT_BYTES), socket.MSG_CMSG_CLOEXEC
-        )
+        try:
+            record, ancillary, _, _ = self._control.recvmsg(
+                _RECORD_BYTES, socket.CMSG_SPACE(_INT_BYTES), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:  # killed, with an answer of ours that it has not read
+            record, ancillary = b"", []
         if not record:  # the command has begun, or closed it
             self._handle_no_more(fd)
             return
@@ -320,9 +328,14 @@ class _Forwarder:
     def _accept(self, fd: int) -> None:
         listener, port, targets = self._listeners[fd]
         try:
-            number, _ = listener._accept()  # type: ignore[attr-defined] # what accept() is made of
+            # Held for the socket outside: a client that has been accepted could but be refused.
+            spare = posix.dup(fd)
+            try:
+                number, _ = listener._accept()  # type: ignore[attr-defined] # accept()'s own
+            finally:
+                posix.close(spare)
         except OSError as error:
-            if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+            if error.errno in _NONE_LEFT:
                 self._epoll.unregister(fd)
                 self._full.add(fd)
                 return
@@ -343,7 +356,7 @@ class _Forwarder:
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError as error:
-                if error.errno not in {errno.EAFNOSUPPORT, errno.EMFILE, errno.ENFILE}:
+                if error.errno not in {errno.EAFNOSUPPORT, *_NONE_LEFT}:
                     raise
                 continue
             _prepare(sock)
@@ -421,6 +434,9 @@ class _Forwarder:
                 linger = (1).to_bytes(_INT_BYTES, sys.byteorder) + bytes(_INT_BYTES)
                 half.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self._forget(half)
+        self._listen_again()
+
+    def _listen_again(self) -> None:
         for fd in self._full:
             self._epoll.register(fd, self._IN)
         self._full.clear()

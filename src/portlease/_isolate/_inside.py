@@ -70,7 +70,7 @@ if sys.platform == "linux":
 
     def _reach(host: str, port: int) -> None:
         from portlease._isolate import _command, _forward
-        from portlease._isolate._enter import RefusedError
+        from portlease._isolate._helper import RefusedError
 
         asked = _command.parse(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         if not asked.is_loopback:

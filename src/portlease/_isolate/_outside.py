@@ -18,7 +18,7 @@ import errno  # noqa: E402
 import posix  # noqa: E402
 import time  # noqa: E402
 
-from portlease._isolate._enter import RefusedError, tell, unshare  # noqa: E402
+from portlease._isolate._helper import RefusedError, tell, unshare  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import os
 import re
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import UsageError
@@ -79,8 +80,20 @@ def _below(root: str, choice: Choice) -> Iterator[str]:
                 name.endswith((".py", ".pyw"))
                 and (of_tests or _TEST_FILE.fullmatch(name))
                 and not _matches(folder, name, choice.exclude)
+                and _may_be_read(os.path.join(folder, name))
             ):
                 yield os.path.join(folder, name)
+
+
+def _may_be_read(path: str) -> bool:
+    """Whether it is no pipe, socket or device, which would keep us waiting.
+
+    A link that leads nowhere may be: that it cannot is told then.
+    """
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
 
 
 def _matches(folder: str, name: str, patterns: tuple[str, ...]) -> bool:

@@ -89,6 +89,9 @@ def fix(
             except _rewrite.UnwritableError as error:
                 told.append(f"{shown}: {error}")
                 plans = []
+            except RecursionError:
+                told.append(f"{shown}: nested too deeply for libcst")
+                plans = []
         if write and after != data:
             _baseline.write_whole(path, after)
         if plans or told:

@@ -32,6 +32,7 @@ class Module:
         self.pretence = Pretence(source, self.scopes, self.values)
         self._dotted: dict[ast.Call, str] = {}
         self._sinks: dict[ast.Call, list[_calls.Sink]] = {}
+        self._names: dict[Function, set[str]] = {}
         by_hand = {id(node) for block in self._by_hand() for node in ast.walk(block)}
         self.calls = [
             node
@@ -86,6 +87,20 @@ class Module:
             if isinstance(binding.value, ast.Call):
                 return ast.unparse(binding.value)
         return ""
+
+    def mentions(self, function: Function, pattern: re.Pattern[str]) -> bool:
+        """Whether a name in *function*, also one behind a dot, is like *pattern*.
+
+        Each function is walked through once: one that many calls are in would be for each of them.
+        """
+        names = self._names.get(function)
+        if names is None:
+            names = self._names[function] = {
+                node.attr if isinstance(node, ast.Attribute) else node.id
+                for node in ast.walk(function)
+                if isinstance(node, ast.Attribute | ast.Name)
+            }
+        return any(pattern.search(name) for name in names)
 
     def is_method(self, function: Function) -> bool:
         """Whether its first parameter is the instance or the class."""

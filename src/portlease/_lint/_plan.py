@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._findings import _rules
+from portlease._lint._values import is_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,12 +78,48 @@ def plans(module: Module, uses: Iterable[Use]) -> tuple[list[Plan], list[Refusal
         if test is not None:
             of_test.setdefault(test, []).append(use)
     found = []
+    elsewhere = _Elsewhere(module, of_test) if of_test else None
     for test, its_uses in of_test.items():
+        assert elsewhere is not None  # noqa: S101 - there are tests
         try:
-            found.append(_plan(module, test, its_uses, of_test, peers))
+            found.append(_plan(module, test, its_uses, elsewhere, peers))
         except _No as no:
             refused.append(Refusal(test.name, test.lineno, str(no)))
     return found, refused
+
+
+class _Elsewhere:
+    """What the whole module has, looked up once for all of its tests: thousands may be in a file.
+
+    Attributes:
+        names: at which line each name is used first.
+        numbers: at which line each number, in a text or by itself, stands first that is in no test:
+            those have ports of their own.
+    """
+
+    def __init__(self, module: Module, tests: Iterable[Function]) -> None:
+        self.names: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
+        inside = {id(node) for test in tests for node in ast.walk(test)}
+        for node in ast.walk(module.source.tree):
+            match node:
+                case ast.Name(id=name) | ast.Attribute(attr=name):
+                    self.names.setdefault(name, node.lineno)
+                case ast.Constant(value=value) if id(node) not in inside:
+                    if not _is_docstring(module, node) and _test_of(module, node) is None:
+                        for number in _numbers_in(value):
+                            self.numbers.setdefault(number, node.lineno)
+                case _:
+                    pass
+
+
+def _numbers_in(value: object) -> Iterable[str]:
+    """The numbers that `_has` would find in a constant, those that can be ports."""
+    if isinstance(value, int):
+        return [str(value)] if is_port(value) else []
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    return re.findall(r"\d+", value) if isinstance(value, str) else []
 
 
 def _test_of(module: Module, node: ast.AST) -> Function | None:
@@ -109,10 +146,10 @@ def _plan(
     module: Module,
     test: Function,
     uses: list[Use],
-    of_test: Iterable[Function],
+    elsewhere: _Elsewhere,
     peers: set[ast.expr],
 ) -> Plan:
-    _check_test(module, test)
+    _check_test(module, test, elsewhere)
     udp: dict[int, bool] = {}
     for use in sorted(uses, key=lambda use: (use.origin.lineno, use.origin.col_offset)):
         _check_use(module, test, use)
@@ -121,7 +158,8 @@ def _plan(
     origins = {use.origin for use in uses}
     for number in udp:
         _check_inside(module, test, number, origins | peers)
-        _check_outside(module, test, number, of_test)
+        if (line := elsewhere.numbers.get(str(number))) is not None:
+            raise _No(f"line {line}, outside of it, has the {number}, too")
     return _named(test, udp, frozenset(origins))
 
 
@@ -157,7 +195,7 @@ def _named(test: Function, udp: dict[int, bool], origins: frozenset[ast.expr]) -
 # --- the test -----------------------------------------------------------------------------------
 
 
-def _check_test(module: Module, test: Function) -> None:
+def _check_test(module: Module, test: Function, elsewhere: _Elsewhere) -> None:
     """Whether pytest gives it what its parameters name."""
     parent = module.source.parents.get(test)
     if isinstance(parent, ast.ClassDef):
@@ -169,11 +207,8 @@ def _check_test(module: Module, test: Function) -> None:
             raise _No("hypothesis runs it many times, and a fixture of a function only once")
         if not ("mark" in words or "patch" in words or words[-1] == "staticmethod"):
             raise _No(f"the decorator {'.'.join(words)} may hide its parameters from pytest")
-    for node in ast.walk(module.source.tree):
-        if (isinstance(node, ast.Name) and node.id == test.name) or (
-            isinstance(node, ast.Attribute) and node.attr == test.name
-        ):
-            raise _No(f"it is called by others, in line {node.lineno}")
+    if (line := elsewhere.names.get(test.name)) is not None:
+        raise _No(f"it is called by others, in line {line}")
     for node in ast.walk(test):
         name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
         if name in _OTHER_PROCESSES:
@@ -304,25 +339,6 @@ def _may_be_a_host(expression: ast.expr) -> bool:
 def _segment(module: Module, node: ast.expr) -> str:
     first, last = node.lineno, node.end_lineno or node.lineno
     return "\n".join(module.source.lines[first - 1 : last])
-
-
-def _check_outside(
-    module: Module, test: Function, number: int, of_test: Iterable[Function]
-) -> None:
-    """Whether anything but tests, which have ports of their own, has the number."""
-    others = set(of_test) | {test}
-    inside = {id(node) for one in others for node in ast.walk(one)}
-    for node in ast.walk(module.source.tree):
-        if (
-            isinstance(node, ast.Constant)
-            and id(node) not in inside
-            and _has(node.value, number)
-            and not _is_docstring(module, node)
-        ):
-            other = _test_of(module, node)
-            if other is not None:
-                continue
-            raise _No(f"line {node.lineno}, outside of it, has the {number}, too")
 
 
 def _is_docstring(module: Module, node: ast.Constant) -> bool:

@@ -32,6 +32,8 @@ _MANY: Final = re.compile(
     r"IP_ADD_MEMBERSHIP|IPV6_JOIN_GROUP|SO_BROADCAST|multicast", re.IGNORECASE
 )
 
+_ASKS: Final = re.compile(r"^getsockopt$")
+
 
 def reused(module: Module) -> Iterator[Shared]:
     """Where SO_REUSEADDR or SO_REUSEPORT is switched on for a TCP socket."""
@@ -113,16 +115,11 @@ def _is_exempt(module: Module, call: ast.Call, scope: Scope) -> bool:
     function = module.source.function_of(call)
     if function is None:
         return False
-    return _OF_REUSE.search(function.name) is not None or any(
-        isinstance(node, ast.Attribute) and node.attr == "getsockopt" for node in ast.walk(function)
-    )
+    return _OF_REUSE.search(function.name) is not None or module.mentions(function, _ASKS)
 
 
 def _concerns_many(module: Module, call: ast.Call) -> bool:
     function = module.source.function_of(call)
     if function is None:
         return False
-    return any(
-        isinstance(node, ast.Attribute | ast.Name) and _MANY.search(_last(node))
-        for node in ast.walk(function)
-    )
+    return module.mentions(function, _MANY)

@@ -3,8 +3,8 @@
 The causes, in the order in which they are looked for: the first that fits counts.
 
 - ``address in use``: a bind met EADDRINUSE;
-- ``wrong server``: the test talked to a server of another instance. No text says so: it is found in
-  the trail (:mod:`._culprits`);
+- ``wrong server``: the test talked to a server of another instance, or another instance to its own.
+  No text says so: it is found in the trail (:mod:`._culprits`);
 - ``connection refused``: nobody listened, or who did has gone (reset, broken pipe);
 - ``database``: locked, a duplicate, a deadlock;
 - ``files``: something existed already, was gone, or was not to be touched;
@@ -44,7 +44,7 @@ _SIGNS: Final = tuple(
             (
                 *("EADDRINUSE", r"address (?:is )?(?:already )?in use", r"\[Errno (?:98|48)\]"),
                 *("WinError 10048", "only one usage of each socket address", "BindException"),
-                *("port is already allocated", "already listening on port", "bind: .*in use"),
+                *("port is already allocated", "already listening on port", "bind: .{0,200}in use"),
                 r"port \d+ is (?:already )?(?:in use|taken|occupied)",
             ),
         ),
@@ -83,7 +83,8 @@ _SIGNS: Final = tuple(
                 *("no such file or directory", "ENOTEMPTY", "directory not empty", "EACCES"),
                 *("text file busy", "ETXTBSY", "PermissionError", "stale file handle"),
                 *("IsADirectoryError", "NotADirectoryError", "BlockingIOError"),
-                *("could not (?:obtain|acquire) .*lock", "lock(?:file)? .*(?:held|exists)"),
+                "could not (?:obtain|acquire) .{0,200}lock",
+                "lock(?:file)? .{0,200}(?:held|exists)",
                 r"\[Errno (?:2|13|17|26|39|66)\]",
             ),
         ),

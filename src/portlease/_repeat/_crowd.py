@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from portlease._errors import PortleaseError
 from portlease._repeat import _verdict
 from portlease._repeat._plan import Place
 from portlease._repeat._run import Run
@@ -64,17 +65,21 @@ class Crowd:
 
         Raises:
             ServerStartError: the command cannot be executed.
+            PortleaseError: there is no room for what a run writes.
         """
         plan = self.plan
         try:
             with self._watch:
                 for attempt in range(1, plan.baselines + 1):
                     self._see_through([Place(0, 1, 1, attempt)], 1)
-                for self.round in range(1, plan.rounds + 1):
+                while plan.rounds is None or self.round < plan.rounds:
+                    self.round += 1
                     places = [Place(self.round, n, plan.n) for n in range(1, plan.n + 1)]
                     self._see_through(places, plan.jobs)
-                    if plan.until_failure and self.failures():
-                        break
+                    if plan.until_failure:
+                        if self._has_failed():
+                            break
+                        self._forget(self.round - 1)
         finally:
             self.trouble = self._watch.trouble
             self.end()
@@ -91,13 +96,21 @@ class Crowd:
                     self._watch.leave(run)
                     self._ask_at_the_end(run)
                     self._audience.over(run, self)
+                    if self.plan.keep is None:
+                        run.clean()
             live = [run for run in live if not run.over]
             self._audience.look(self)
             if live:
                 time.sleep(_LOOK_S)
 
     def _start(self, place: Place) -> Run:
-        run = Run(self.plan, place, os.path.join(self._folder, place.folder))
+        try:
+            run = Run(self.plan, place, os.path.join(self._folder, place.folder))
+        except OSError as error:
+            raise PortleaseError(
+                f"no room for {place}: cannot make {error.filename}: {error.strerror}; make room "
+                "there, or set TMPDIR to another folder"
+            ) from error
         # First known, then started: a signal in between ends it all the same.
         self.sights.append(self._watch.follow(run))
         self.runs.append(run)
@@ -156,9 +169,20 @@ class Crowd:
         """What each run has told."""
         return [_told(run, self.plan) for run in self.runs]
 
-    def failures(self) -> list[_verdict.Failure]:
-        """What failed in company and never alone."""
-        return [failure for failure in _verdict.compare(self.told()) if failure.blamed]
+    def _has_failed(self) -> bool:
+        """Whether something failed in this round that never failed alone."""
+        told = [_told(run, self.plan) for run in self.runs if run.place.round in {0, self.round}]
+        return any(failure.blamed for failure in _verdict.compare(told))
+
+    def _forget(self, number: int) -> None:
+        """Forget the ports of a round that went well: there may be thousands of rounds.
+
+        Not of the last one, whose connections may still keep ports (TIME_WAIT).
+        """
+        for run, sights in zip(self.runs, self.sights, strict=True):
+            if run.place.round == number > 0 and run.state == "passed":
+                run.events.clear()
+                sights.sockets.clear()
 
 
 def _told(run: Run, plan: Plan) -> _verdict.Told:

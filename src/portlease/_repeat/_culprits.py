@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portlease import _trail
 from portlease._repeat import _causes
-from portlease._repeat._results import THE_RUN
+from portlease._repeat._case import THE_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Final
 
+    from portlease._repeat._case import Case
     from portlease._repeat._holdings import Holding
-    from portlease._repeat._results import Case
     from portlease._trail import Event
 
 _NS: Final = 1_000_000_000
@@ -22,6 +23,9 @@ _SLACK: Final = _NS // 4
 """How long after the last look at which it was there somebody may still have had a port."""
 _TIME_WAIT: Final = 60 * _NS
 """How long a closed connection keeps its port from a bind: TCP_TIMEWAIT_LEN, include/net/tcp.h."""
+
+_MOST_VISITS: Final = 50
+"""How many clients of other runs, the last first, are looked at for who came to a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Finding:
             (TIME_WAIT) or of nothing at all were in the way.
         outsider: who had it, outside of all instances.
         path: the file that it was about.
+        visitor: whose client came to the test's own server, ``own``, from another run.
     """
 
     cause: str
@@ -48,12 +53,16 @@ class Finding:
     gone: bool = False
     outsider: str | None = None
     path: str | None = None
+    visitor: Holding | None = None
 
 
 class Ports:
-    """The holdings of all runs, by port."""
+    """The holdings of all runs, and their connections (:func:`._holdings.visits`), by port."""
 
-    def __init__(self, holdings: Iterable[Holding]) -> None:
+    def __init__(self, holdings: Iterable[Holding], visits: Iterable[Holding] = ()) -> None:
+        self._visits: dict[int, list[Holding]] = {}
+        for visit in sorted(visits, key=lambda one: one.begin):
+            self._visits.setdefault(visit.port, []).append(visit)
         self._by_port: dict[tuple[str, int], list[Holding]] = {}
         for holding in sorted(holdings, key=lambda one: one.begin):
             self._by_port.setdefault((holding.transport, holding.port), []).append(holding)
@@ -88,6 +97,29 @@ class Ports:
         if last is None or last.latest < at - _TIME_WAIT:
             return None
         return last, last.latest < at - _SLACK
+
+    def visited(self, run: int, begin: int, end: int) -> tuple[Holding, Holding] | None:
+        """A server that *run* had between the two, and the last client of another run at it."""
+        found = [
+            both
+            for (transport, port), some in self._by_port.items()
+            if transport == "tcp"
+            and port in self._visits
+            and any(one.run == run and one.begin <= end and one.latest >= begin for one in some)
+            and (both := self._last_visit(port, run, begin, end)) is not None
+        ]
+        return max(found, key=lambda both: both[1].begin, default=None)
+
+    def _last_visit(
+        self, port: int, run: int, begin: int, end: int
+    ) -> tuple[Holding, Holding] | None:
+        others = (one for one in reversed(self._visits[port]) if one.run != run)
+        before = (one for one in others if one.begin <= end)
+        for visit in itertools.islice(before, _MOST_VISITS):
+            held = self.holder(port, visit.begin)
+            if held is not None and held[0].run == run and held[0].latest >= begin:
+                return held[0], visit
+        return None
 
     def overlapping(self, port: int, run: int, begin: int, end: int) -> Holding | None:
         """Who of the other runs had *port* at some time between the two; the last of them."""
@@ -157,6 +189,18 @@ def explain(scene: Scene, case: Case) -> Finding:
             cause = _causes.WRONG_SERVER
         if cause in _causes.OF_PORTS:
             return Finding(cause=cause, port=port, at=when, own=own, other=other, gone=gone)
+    both = None
+    if cause == _causes.OTHER and span is not None:
+        both = scene.ports.visited(scene.run, *span)
+    if both is not None:
+        server, visit = both
+        return Finding(
+            cause=_causes.WRONG_SERVER,
+            port=visit.port,
+            at=visit.begin,
+            own=server,
+            visitor=visit,
+        )
     if cause == _causes.REFUSED:
         return Finding(cause=cause, port=told, at=at, own=own)
     path = _causes.path_of_text(case.message, scene.folder) if cause == _causes.FILES else None

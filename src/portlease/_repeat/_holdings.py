@@ -123,6 +123,13 @@ def of_run(  # noqa: PLR0913, PLR0917 - what is known of a run
     return sorted(found, key=lambda holding: holding.begin)
 
 
+def visits(run: int, events: Iterable[Event], home: str) -> Iterator[Holding]:
+    """The connections of one run: who made them, and to which port."""
+    for event in events:
+        if event.what == _trail.CONNECT and event.port:
+            yield _holding(run, event, home, end=event.t, latest=event.t)
+
+
 def _binds(events: Iterable[Event]) -> Iterator[Event]:
     return (event for event in events if event.what == _trail.BIND)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from portlease._repeat._results import THE_RUN
+from portlease._repeat._case import THE_RUN
 
 if TYPE_CHECKING:
     from typing import Final
 
+    from portlease._repeat._case import Case
     from portlease._repeat._report import Report
-    from portlease._repeat._results import Case
 
 # What no XML 1.0 document may have in it, escaped or not: section 2.2 of its definition.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -40,8 +40,8 @@ def data_of(report: Report) -> dict[str, Any]:
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "instances", str(report.plan.n)
-    if report.plan.rounds > 1:
-        yield "rounds", str(report.plan.rounds)
+    if report.plan.rounds != 1:
+        yield "rounds", str(report.rounds)
     if report.tests:
         yield "tests", f"{report.tests:,}"
     yield "failed only in company", str(len(report.failures))
@@ -116,10 +116,11 @@ def _collisions(report: Report, clock: _Clock) -> Iterator[dict[str, Any]]:
         for run, finding in zip(failure.runs, failure.findings, strict=True):
             if finding.port is not None and finding.at is not None:
                 culprit = report.culprit(finding) or "who had it was not seen"
+                other = finding.other or finding.visitor
                 yield {
                     "at": clock.at(run, finding.at),
                     "lane": run,
-                    "other": None if finding.other is None else finding.other.run,
+                    "other": None if other is None else other.run,
                     "port": finding.port,
                     "text": f"{report.name(run)}, {failure.test}: {finding.cause}, port "
                     f"{finding.port}; {culprit}",

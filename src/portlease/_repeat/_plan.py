@@ -26,7 +26,7 @@ class Plan:
         runner: what is known of the program that runs the tests.
         n: how many instances a round has.
         jobs: how many of them run at once, at most.
-        rounds: how many rounds.
+        rounds: how many rounds, at most; None: no end but by *until_failure*.
         until_failure: whether the first round with a failure in company is the last.
         baselines: how often it runs alone first.
         isolated: whether each instance has a network of its own, with *low_ports*, *reach* and
@@ -41,7 +41,7 @@ class Plan:
     runner: Runner
     n: int
     jobs: int
-    rounds: int
+    rounds: int | None
     until_failure: bool
     baselines: int
     isolated: bool

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from portlease._audit import _origin
 from portlease._repeat import _causes, _culprits, _holdings, _shared, _verdict
-from portlease._repeat._results import THE_RUN
+from portlease._repeat._case import THE_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
 
+    from portlease._repeat._case import Case
     from portlease._repeat._crowd import Crowd
     from portlease._repeat._culprits import Finding
     from portlease._repeat._holdings import Holding
     from portlease._repeat._plan import Plan
-    from portlease._repeat._results import Case
     from portlease._repeat._run import Run
     from portlease._repeat._shared import Shared
     from portlease._repeat._verdict import Failure
@@ -63,6 +63,11 @@ class Report:
         return max((len(run.results.cases) if run.results else 0 for run in self.runs), default=0)
 
     @property
+    def rounds(self) -> int:
+        """How many rounds there were: not all that were asked for, if one was the last."""
+        return max((run.place.round for run in self.runs), default=0)
+
+    @property
     def company(self) -> list[Run]:
         """The runs that were no baseline."""
         return [run for run in self.runs if not run.place.alone]
@@ -87,6 +92,9 @@ class Report:
             where = finding.other.where()
             had = "had had it, and closed it shortly before" if finding.gone else "had it"
             return f"{who} {had}" + (f": {where}" if where else "")
+        if finding.visitor is not None:
+            who, where = self.name(finding.visitor.run), finding.visitor.where()
+            return f"{who} talked to this one's server" + (f": {where}" if where else "")
         if finding.outsider is not None:
             return f"outside of all instances: {finding.outsider}"
         return None
@@ -102,14 +110,16 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
     home = os.getcwd()
     zero = min((run.begun for run in crowd.runs), default=time.monotonic_ns())
     holdings: list[Holding] = []
+    visits: list[Holding] = []
     # A signal may have come between the two, when a run was begun.
     for number, (run, sights) in enumerate(zip(crowd.runs, crowd.sights, strict=False)):
         events = _origin.judged(run.events)
         holdings += _holdings.of_run(
             number, events, sights.sockets, run.begun, run.ended or zero, home
         )
+        visits += _holdings.visits(number, events, home)
     # In networks of their own they cannot meet.
-    ports = _culprits.Ports(() if crowd.plan.isolated else holdings)
+    ports = _culprits.Ports(*(((), ()) if crowd.plan.isolated else (holdings, visits)))
     told = crowd.told()
     failures = [_found_out(failure, crowd, ports) for failure in _verdict.compare(told)]
     shared = tuple(_shared.shared(crowd.sights))
@@ -202,7 +212,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "whole": report.whole,
         "isolated": report.plan.isolated,
         "instances": report.plan.n,
-        "rounds": report.plan.rounds,
+        "rounds": report.rounds,
         "tests": report.tests,
         "failed_in_company": len(report.failures),
         "failed_alone_too": len(report.alone_too),
@@ -276,6 +286,7 @@ def _finding(report: Report, finding: Finding) -> dict[str, Any]:
         "other": None if finding.other is None else _holding(report, finding.other),
         "gone": finding.gone,
         "outsider": finding.outsider,
+        "visitor": None if finding.visitor is None else _holding(report, finding.visitor),
         "culprit": report.culprit(finding),
     }
 
@@ -322,7 +333,8 @@ def headline(report: Report) -> str:
     company = len(report.company)
     of = f" of {report.tests}" if report.tests and _named(report) else ""
     at_once = f"{report.plan.n} instances" if report.plan.n > 1 else "1 instance"
-    often = f", {report.plan.rounds} rounds" if report.plan.rounds > 1 else ""
+    rounds = "1 round" if report.rounds == 1 else f"{report.rounds} rounds"
+    often = f", {rounds}" if report.plan.rounds != 1 else ""
     private = ", each in a network of its own" if report.plan.isolated else ""
     if not company:
         return "nothing ran in company"

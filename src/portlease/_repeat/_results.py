@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from xml.etree.ElementTree import ParseError
+from typing import TYPE_CHECKING, NamedTuple
+from xml.etree.ElementTree import ParseError, parse
 
 from junitparser import Error, Failure, JUnitXml, JUnitXmlError, Skipped, TestCase
 
+from portlease._repeat import _spoken
+from portlease._repeat._case import Case
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Final, Literal, TypeAlias
+    from typing import Final, Literal
 
-    Outcome: TypeAlias = Literal["passed", "failed", "error", "skipped"]
-
-THE_RUN: Final = "(the whole run)"
-"""What stands for the tests of a run whose runner names none."""
+    from portlease._repeat._case import Outcome
 
 _MOST_TEXT: Final = 1 << 16
-"""How much of one failure's text is kept: its end, where Python's errors are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One test's result in one run.
-
-    ``name`` is pytest's node id where that can be had. ``text`` is everything that its runner said
-    of a failure; ``line`` counts from 1.
-    """
-
-    name: str
-    outcome: Outcome
-    seconds: float = 0.0
-    message: str = ""
-    text: str = ""
-    file: str | None = None
-    line: int | None = None
-
-    @property
-    def bad(self) -> bool:
-        """Whether it failed."""
-        return self.outcome in {"failed", "error"}
+"""How much of one failure's text is kept: its end, where Python's errors are; and of a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +39,45 @@ class Results:
     trouble: str | None = None
 
 
-def read(junit: str | None, output: str) -> Results:
+class File(NamedTuple):
+    """A file as it is at a time: what is written to it later makes it another."""
+
+    path: str
+    inode: int
+    size: int
+    changed: int
+
+
+def files(junit: str) -> frozenset[File]:
+    """The files of JUnit XML that are there, *junit* itself or what is in that folder."""
+    found = set()
+    for path in _paths(junit):
+        # What may not be looked at is none of its user's results.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            status = os.stat(path)
+            found.add(File(path, status.st_ino, status.st_size, status.st_mtime_ns))
+    return frozenset(found)
+
+
+def read(junit: str | None, output: str, old: frozenset[File] = frozenset()) -> Results:
     """The results of a run.
 
     Args:
         junit: the file that its runner was to write, or a folder of such; None: there is none.
         output: what it wrote to its standard output and error.
+        old: the files that were there before it began: of another run.
     """
     trouble = None
     if junit is not None:
         try:
-            return Results(tuple(_merged(_cases(junit))), "junit")
+            paths = [file.path for file in sorted(files(junit) - old)]
+            if not paths:
+                raise FileNotFoundError(junit)  # noqa: TRY301 - as for a file that cannot be opened
+            return Results(tuple(_merged(_cases(paths))), "junit")
         except FileNotFoundError:
             trouble = f"{junit} was not written"
-        except (JUnitXmlError, ParseError, OSError, ValueError) as error:
+        except (JUnitXmlError, ParseError, OSError, ValueError, LookupError) as error:
             trouble = f"{junit} cannot be read: {error}"
-    from portlease._repeat import _spoken
-
     cases = tuple(_merged(_spoken.failures(output)))
     return Results(cases, "output" if cases else "status", trouble)
 
@@ -84,20 +85,24 @@ def read(junit: str | None, output: str) -> Results:
 # --- JUnit XML ------------------------------------------------------------------------------------
 
 
-def _cases(path: str) -> Iterator[Case]:
-    paths = [path]
-    if os.path.isdir(path):  # a file for each module, as Surefire and others write
-        paths = sorted(
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.endswith(".xml")
-        )
-        if not paths:
-            raise FileNotFoundError(path)
+def _paths(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    # A file for each module, as Surefire and others write.
+    return [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.endswith(".xml")
+    ]
+
+
+def _cases(paths: Iterable[str]) -> Iterator[Case]:
     for one in paths:
         with open(one, "rb") as file:
-            root = JUnitXml.fromfile(file)
+            # By the library's own choice it would be lxml's where that is installed, which reads
+            # the files that a document's entities name.
+            root = JUnitXml.fromfile(file, parse)
         # Node's reporter puts tests outside of any suite, others suites into suites.
         for element in root._elem.iter("testcase"):
             case: TestCase = TestCase.fromelem(element)  # type: ignore[no-untyped-call]
@@ -121,19 +126,32 @@ def _case(case: TestCase) -> Case:
         name=_name(case, file),
         outcome=outcome,
         seconds=_seconds(case),
-        message=message or _last_line(text),
+        message=(message or _last_line(text))[:_MOST_TEXT],
         text=text[-_MOST_TEXT:],
         file=file,
-        # pytest counts from 0.
-        line=int(line) + 1 if line is not None and line.isdecimal() else None,
+        line=None if line is None else _line(line),
     )
+
+
+_MOST_DIGITS: Final = 9
+
+
+def _line(text: str) -> int | None:
+    """The line, from 1: pytest counts from 0."""
+    if not text.isascii() or not text.isdecimal() or len(text) > _MOST_DIGITS:
+        return None
+    return int(text) + 1
+
+
+_LONGEST_S: Final = 1e9
 
 
 def _seconds(case: TestCase) -> float:
     try:
-        return float(case.time or 0.0)
+        seconds = float(case.time or 0.0)
     except ValueError:  # "1,234.5", as some runners write it
         return 0.0
+    return seconds if 0.0 < seconds < _LONGEST_S else 0.0  # neither "inf" nor "nan"
 
 
 def _name(case: TestCase, file: str | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from portlease import _trail
 from portlease._audit import _inject
+from portlease._errors import UsageError
 from portlease._repeat import _results
 from portlease._repeat._pace import Pace
 from portlease._server._process import Process
@@ -68,6 +70,7 @@ class Run:
         self._plan = plan
         self._told_at: float | None = None
         self._asked = False
+        self._old: frozenset[_results.File] = frozenset()
         self._junit = self._path_of_junit()
         self._path = os.path.join(folder, "output.txt")
         os.makedirs(self.tmp)
@@ -131,9 +134,16 @@ class Run:
         if template is None:
             return None
         path = self.place.filled(template, self.tmp).replace("{folder}", self.folder)
-        # An older run's would be taken for this one's.
+        # An older run's would be taken for this one's. Of a folder nothing is removed, which may
+        # have more in it than results.
         if os.path.isfile(path):
-            os.unlink(path)
+            try:
+                os.unlink(path)
+            except OSError as error:
+                raise UsageError(
+                    f"--junit: {path} is there already, and cannot be removed: {error.strerror}"
+                ) from error
+        self._old = _results.files(path)
         return path
 
     # --- while it runs ---
@@ -211,9 +221,17 @@ class Run:
             self.state = "stopped"
         self._finish()
 
+    def clean(self) -> None:
+        """Remove what it has left in its folder; nothing of that is read any more.
+
+        The disk may be too small for what all runs leave. What cannot be removed is left to the
+        janitor of the folder that it lies in, who says so.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _finish(self) -> None:
         self.output = self._read_end(_SHOWN_BYTES)
-        self.results = _results.read(self._junit, self._read_end(_TAIL_BYTES))
+        self.results = _results.read(self._junit, self._read_end(_TAIL_BYTES), self._old)
         if self._told_at is not None:
             self.state = "timeout"
         elif self.state != "stopped":

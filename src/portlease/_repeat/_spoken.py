@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from portlease._repeat._results import Case
+from portlease._repeat._case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
+# Blanks, not \s: with re.MULTILINE that would run over all the empty lines that follow, at each of
+# them anew; three megabytes of those took minutes.
 _FAILED: Final = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
@@ -24,11 +26,11 @@ _FAILED: Final = tuple(
         # What pytest has in its summary
         r"^(?:FAILED|ERROR) (?P<name>\S+?::.+?)(?: - .*)?$",
         # Go's, subtests indented
-        r"^\s*--- FAIL: (?P<name>\S+) \([\d.]+s\)",
+        r"^[ \t]*--- FAIL: (?P<name>\S+) \([\d.]+s\)",
         # TAP 13 and 14; what has such a directive is no failure
-        r"^\s*not ok \d+ (?:- )?(?P<name>(?:(?!# (?i:todo|skip)).)+?)(?: # time=.*)?$",
+        r"^[ \t]*not ok \d+ (?:- )?(?P<name>(?:(?!# (?i:todo|skip)).)+?)(?: # time=.*)?$",
         # node --test, its "spec" reporter
-        r"^\s*\u2716 (?P<name>(?!failing tests:).+?) \([\d.]+ms\)",
+        r"^[ \t]*\u2716 (?P<name>(?!failing tests:).+?) \([\d.]+ms\)",
         # CPython's `python -m test`
         r"^test (?P<name>test_\w+) (?:failed|crashed)",
     )
@@ -64,8 +66,8 @@ def failures(output: str) -> Iterator[Case]:
 
 
 _ERROR_LINE: Final = re.compile(
-    r"^\s*(?:E\s+)?((?:[\w.]+(?:Error|Exception|Timeout)\b.*)|(?:.*\b(?:EADDRINUSE|ECONNREFUSED|"
-    r"address already in use|connection refused)\b.*))$",
+    r"^[ \t]*(?:E[ \t]+)?((?:[\w.]+(?:Error|Exception|Timeout)\b.*)|"
+    r"(?:.*\b(?:EADDRINUSE|ECONNREFUSED|address already in use|connection refused)\b.*))$",
     re.MULTILINE | re.IGNORECASE,
 )
 
@@ -98,6 +100,8 @@ _ONE_DONE: Final = re.compile(
     )""",
     re.VERBOSE,
 )
+_LONGEST_LINE: Final = 4096
+"""Of longer lines nothing is read: what takes a time that grows with their square to search."""
 _PERCENT: Final = re.compile(r"\[ *(\d+)%\]\s*$")
 _OF_MANY: Final = re.compile(r"\[ *(\d+)/(\d+)(?:/\d+)?\] ")
 """CPython's runner: ``0:00:01 load avg: 1.2 [ 3/12/1] test_ftplib passed``."""
@@ -105,11 +109,13 @@ _OF_MANY: Final = re.compile(r"\[ *(\d+)/(\d+)(?:/\d+)?\] ")
 
 def is_one_done(line: str) -> bool:
     """Whether *line* says that one test is done."""
-    return _ONE_DONE.match(line) is not None
+    return len(line) <= _LONGEST_LINE and _ONE_DONE.match(line) is not None
 
 
 def share_done(line: str) -> str | None:
     """How far it is, if *line* says so: ``"42%"``, ``"3/12"``."""
+    if len(line) > _LONGEST_LINE:
+        return None
     if found := _PERCENT.search(line):
         return f"{found[1]}%"
     if found := _OF_MANY.search(line):

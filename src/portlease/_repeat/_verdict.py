@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portlease._repeat import _causes
-from portlease._repeat._results import THE_RUN, Case
+from portlease._repeat._case import THE_RUN, Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

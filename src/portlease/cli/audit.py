@@ -14,7 +14,7 @@ from portlease import _trail
 from portlease._audit import _report, _run, _verdicts
 from portlease._errors import UsageError
 from portlease._findings import _baseline, _rules, _sarif
-from portlease.cli import _foreground, _lookup, _options, _say, _signals, _status
+from portlease.cli import _foreground, _lookup, _options, _say, _signals, _status, _temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -101,6 +101,11 @@ def command(  # noqa: PLR0913 - its options
     for path in (sarif, html, trail):
         _must_be_writable(path)
     audit = _judged(_watch(words, trail, only_python=only_python, as_json=as_json), codes, known)
+    # First told, then written: the disk may be full, and the run has taken its time.
+    if as_json:
+        _say.write_json(_report.as_dict(audit))
+    else:
+        _tell(audit, quiet=quiet)
     if sarif is not None:
         _sarif.write(sarif, [verdict.finding for verdict in audit.verdicts], tool=_TOOL)
     if html is not None:
@@ -110,10 +115,6 @@ def command(  # noqa: PLR0913 - its options
     if baseline_path is not None and write_baseline:
         count = _baseline.write(baseline_path, [one.finding for one in audit.verdicts])
         _say.say(f"{baseline_path} now knows {count} finding{'s' * (count != 1)}")
-    if as_json:
-        _say.write_json(_report.as_dict(audit))
-    else:
-        _tell(audit, quiet=quiet)
     bad = any(verdict.level != "note" for verdict in audit.verdicts)
     if strict and bad and not write_baseline and audit.status == _status.OK:
         return _status.NO
@@ -192,13 +193,8 @@ def _trail_file(given: str | None) -> Iterator[str]:
     if given is not None:
         yield os.path.abspath(given)
         return
-    from portlease._server._home import Home
-
-    home = Home("trail", given=None, account=None)
-    try:
-        yield os.path.join(home.path, "trail.jsonl")
-    finally:
-        home.close()
+    with _temporary.folder("trail") as path:
+        yield os.path.join(path, "trail.jsonl")
 
 
 def _judged(seen: _Seen, codes: frozenset[str], known: _baseline.Baseline) -> Audit:

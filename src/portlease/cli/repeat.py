@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from portlease.cli import _lookup, _options, _say, _signals, _status
+from portlease.cli import _lookup, _options, _say, _signals, _status, _temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ Run N instances of a whole test suite at once, and say what fails only in compan
 \b
   portlease repeat -n 8 -- pytest -q
   portlease repeat -n 8 --isolate -- pytest -q   each in its own network
-  portlease repeat -n 4 --rounds 10 --until-failure -- go test ./...
+  portlease repeat -n 4 --until-failure -- go test ./...
   portlease repeat --html page.html -- python -m unittest
   portlease repeat --junit '{tmp}/report.xml' -- \\
       node --test --test-reporter junit \\
@@ -33,9 +33,10 @@ Run N instances of a whole test suite at once, and say what fails only in compan
   portlease repeat -e DB=test_{instance} -- ./run-tests.sh
 
 First the suite runs once alone, which is the baseline; then N instances at once, as often as
---rounds says. What fails in company and not alone is told, by cause: an address in use, a wrong
-server, a refused connection, a database, files, limits, time. For a port it is told who had it:
-instance, test, file and line where the programs are Python's, program and process id else.
+--rounds says, or until one fails. What fails in company and not alone is told, by cause: an address
+in use, a wrong server, a refused connection, a database, files, limits, time. For a port it is told
+who had it: instance, test, file and line where the programs are Python's, program and process id
+else.
 
 Each instance has a folder of its own for temporary files (TMPDIR, TEMP, TMP), and its number in
 PORTLEASE_INSTANCE, 1 to N (PORTLEASE_INSTANCES). In the arguments, in --env and in --junit,
@@ -82,10 +83,9 @@ Exit status: 0 nothing failed in company beyond the baseline, 1 something did;
 @click.option(
     "--rounds",
     type=_options.WholeNumber(min=1),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="How often.",
+    help="How often: once, by default; with --until-failure at most so often, by default without "
+    "an end.",
 )
 @click.option("--until-failure", is_flag=True, help="End with the first round in which one fails.")
 @click.option(
@@ -153,7 +153,7 @@ def command(  # noqa: PLR0913 - its options
     *,
     n: int,
     jobs: int | None,
-    rounds: int,
+    rounds: int | None,
     until_failure: bool,
     baselines: int,
     no_baseline: bool,
@@ -191,7 +191,7 @@ def command(  # noqa: PLR0913 - its options
         runner=_runner.recognise(words, junit),
         n=n,
         jobs=min(jobs or n, n),
-        rounds=rounds,
+        rounds=rounds if rounds is not None or until_failure else 1,
         until_failure=until_failure,
         baselines=0 if no_baseline else baselines,
         isolated=isolate,
@@ -249,19 +249,18 @@ def _run(
 @contextlib.contextmanager
 def _folder(keep: str | None) -> Iterator[str]:
     """Where the runs have their folders: the caller's, or one that is gone afterwards."""
-    from portlease._server._home import Home
-
     if keep is not None:
-        os.makedirs(keep, exist_ok=True)
-        if os.listdir(keep):
+        try:
+            os.makedirs(keep, exist_ok=True)
+            is_empty = not os.listdir(keep)
+        except OSError as error:
+            raise click.UsageError(f"--keep {keep}: {error.strerror}") from error
+        if not is_empty:
             raise click.UsageError(f"--keep {keep}: it is not empty")
         yield os.path.abspath(keep)
         return
-    home = Home("r", given=None, account=None)
-    try:
-        yield str(home.path)
-    finally:
-        home.close()
+    with _temporary.folder("r") as path:
+        yield path
 
 
 class _FileError(click.ClickException):

@@ -119,7 +119,7 @@ class MariaDBServer(DatabaseServer):
 
     @property
     def env(self) -> dict[str, str]:
-        """DATABASE_URL, and the MYSQL_ variables that its clients and others read.
+        """DATABASE_URL, and the ``MYSQL_`` variables that its clients and others read.
 
         MYSQL_HOST, MYSQL_TCP_PORT and MYSQL_PWD are what its own programs read, MYSQL_PORT,
         MYSQL_USER, MYSQL_PASSWORD and MYSQL_DATABASE what is customary besides.
