@@ -59,7 +59,7 @@ lint: env ## ruff: rules and format
 # (typing_tests) everywhere.
 .PHONY: types
 types: env ## mypy --strict for Linux, macOS and Windows, and the typing tests
-	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux src typing_tests tests $(wildcard demo benchmarks)
+	$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux src typing_tests tests $(wildcard demo benchmarks docs)
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src typing_tests
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 src typing_tests
 
@@ -74,6 +74,22 @@ dropin: env ## the whole comparison with CPython's own tests
 .PHONY: long
 long: env ## the attacks that run for minutes
 	$(BIN)/pytest -m long -o faulthandler_timeout=3000 $(ARGS)
+
+.PHONY: attacks
+attacks: env ## every attack on every line of docs/promise.md, fast and long, with a table (twenty minutes)
+	@$(BIN)/python tests/attacks $(ARGS)
+
+.PHONY: fuzz
+fuzz: ## the parsers of foreign input, for a minute each, led by coverage (Atheris)
+	@tools/venv .venvs/fuzz requirements.lock editable $(PYTHON)
+	@.venvs/fuzz/bin/python -c 'import atheris' 2>/dev/null || \
+	    .venvs/fuzz/bin/python -m pip install --quiet 'atheris>=2.3'
+	cd tests && ../.venvs/fuzz/bin/python -m fuzz.run $(ARGS)
+
+.PHONY: docs
+docs: env ## the site, in docs/_build/html; every warning is an error
+	$(BIN)/python -m sphinx -E -a -W --keep-going -n -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 .PHONY: test-all
 test-all: ## pytest on every supported Python that this machine has
@@ -98,9 +114,10 @@ wheel-test: env ## build the wheel, install it in an environment of its own, tes
 	    --rootdir $(CURDIR) -o cache_dir=.venvs/wheel/.pytest_cache $(ARGS) $(CURDIR)/tests
 
 .PHONY: bench
-bench: ## measure against the peers, side by side in one run
+bench: ## docs/benchmarks.md: against bare calls and peers, with plots (a quarter of an hour; ARGS=--quick)
 	@tools/venv .venvs/bench requirements-bench.lock editable $(PYTHON)
 	.venvs/bench/bin/python benchmarks/run.py $(ARGS)
+	.venvs/bench/bin/python docs/_site/_figures.py
 
 .PHONY: servers
 servers: env ## docs/servers.md: real servers by every means, as root and as a user (about ten minutes)
@@ -115,6 +132,10 @@ takeover: env ## docs/takeover.md: released suites with takeover off and on, and
 suites: env ## docs/suites.md: released suites that hard-code their ports, side by side (an hour)
 	$(BIN)/python -m benchmarks.suites $(ARGS)
 
+.PHONY: soak
+soak: env ## docs/soak.md: a million leases and 2,000 servers by eight processes (about half an hour)
+	$(BIN)/python -m benchmarks.soak --update $(ARGS)
+
 # --- housekeeping -------------------------------------------------------------------------------
 
 .PHONY: format
@@ -124,5 +145,5 @@ format: env ## ruff's formatter and safe fixes, in place
 
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .venvs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venvs dist build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests typing_tests -name __pycache__ -type d -prune -exec rm -rf {} +
