@@ -422,6 +422,8 @@ def test_a_misspelt_template_is_told_when_it_fails() -> None:
         "prt\n"
     )
     assert portlease("run", "-v", "--", *python("exit(3)"), "{prt}").stderr.count("{prt}") == 1
+    failed = portlease("run", "--", *python("exit(3)"), "{PORT}")
+    assert failed.stderr == "portlease: {PORT} stays as it is; did you mean {port}?\n"
     assert portlease("run", "--", *python(""), "{prt}").stderr == ""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import portlease
 from _need import need
 
 if TYPE_CHECKING:
@@ -32,6 +34,27 @@ def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunRe
     """Run tests with our plugin."""
     pytester.makepyfile(HEAD + source)
     return pytester.runpytest_subprocess("-p", "portlease", "-p", "no:cacheprovider", *arguments)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_an_error_of_ours_is_shown_at_the_callers_line(pytester: pytest.Pytester) -> None:
+    """Without our own source, which --full-trace has."""
+    source = """
+def test_it(serve):
+    serve([sys.executable, "-c", "exit('no such shop')", "{port}"])  # here
+
+def test_without_the_fixture():
+    portlease.lease(ports=[])
+"""
+    package = str(Path(portlease.__file__).parent)
+    for options, whole in (((), False), (("--full-trace",), True)):
+        result = run(pytester, source, *options)
+        result.assert_outcomes(failed=2)
+        result.stdout.fnmatch_lines(["*# here", "E * ended with exit status 1*", "*no such shop*"])
+        shown = [line for line in result.outlines if "portlease/_" in line or package in line]
+        assert bool(shown) == whole, shown
 
 
 # --- leaks ----------------------------------------------------------------------------------------

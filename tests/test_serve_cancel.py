@@ -14,7 +14,7 @@ import portlease
 from _processes import HANG_S
 from _serving import PLAIN, TINY, ask, python
 from _serving import nothing_is_left as nothing_is_left  # noqa: PLC0414 - a fixture
-from portlease import ServerTimeoutError, TemplateWarning, serve
+from portlease import ServerDiedError, ServerTimeoutError, TemplateWarning, serve
 from portlease._server import _process
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._serve import start
@@ -141,14 +141,28 @@ def test_a_misspelt_port() -> None:
     code = TINY.replace("{port}", "{prt}")
     with (
         pytest.warns(TemplateWarning, match=r"\{prt\}.*write \{port\}.*ports=") as told,
-        pytest.raises(ServerTimeoutError, match=r"\{prt\} is another port"),
+        pytest.raises(ServerTimeoutError, match=r"\{prt\} is another port.*write \{port\}") as said,
     ):
         serve(python(code), timeout_s=0.2)
+    assert "timeout_s=" not in str(said.value)  # no time would help
     assert told[0].filename == __file__
     with portlease.lease() as lease:  # whose number the caller may have written himself
         given = python(TINY.replace("{port}", str(lease.port)) + "# {prt}")
         with pytest.raises(ServerTimeoutError, match=r"\(prt\)"):
             serve(given, lease=lease, timeout_s=0.2)
+
+
+def test_a_port_in_capitals() -> None:
+    """{PORT} stays, and is told; other programs' templates are not, nor where {port} is."""
+    shouting = python(TINY.replace("{port}", "int({PORT})"))
+    with (
+        pytest.warns(TemplateWarning, match=r"\{PORT\} stays as it is.*write \{port\}"),
+        pytest.raises(ServerDiedError),
+    ):
+        serve(shouting)
+    for words in ("{OTHER}", "${PORT}", "{{PORT}}", "{PORT} {port}"):
+        with serve(python(TINY + "# " + words)):
+            pass
 
 
 def test_a_misspelt_port_where_warnings_are_errors() -> None:

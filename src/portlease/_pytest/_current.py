@@ -1,6 +1,7 @@
 """Which test runs in which worker: the label of every lease that is taken meanwhile.
 
-And for whom: what a fixture of a wider scope takes while a test runs is not that test's.
+And for whom: what a fixture of a wider scope takes while a test runs is not that test's. Where an
+error of ours ends it, its own lines are shown, and not ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from portlease._errors import PortleaseError
 from portlease._onlooker import look
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class _Now:
 
 now: Final = _Now()
 _OURS: Final = "portlease._pytest."
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -57,6 +60,19 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, 
             return (yield)
     finally:
         now.fixture = before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> None:
+    """Leave our own lines out of an error of ours, whose text says all; --full-trace has them."""
+    if _is_of_ours(call.excinfo):
+        for entry in call.excinfo.traceback if call.excinfo is not None else ():
+            if str(entry.path).startswith(_PACKAGE):
+                entry.frame.f_globals["__tracebackhide__"] = _is_of_ours  # a module can say so, too
+
+
+def _is_of_ours(error: pytest.ExceptionInfo[BaseException] | None) -> bool:
+    return error is not None and isinstance(error.value, PortleaseError)
 
 
 @contextlib.contextmanager

@@ -177,6 +177,15 @@ class Command:
             return set()
         return named - self.kinds.keys()
 
+    def shouted(self) -> set[str]:
+        """Names in capitals, ``{PORT}``, which stay, and may have been meant for ports."""
+        named = self.named()
+        return {
+            name
+            for name in _template.shouted_in((*self.args, *self.env.values()))
+            if name.lower() in {_template.PORT, *self.kinds} and name.lower() not in named
+        }
+
     @property
     def key(self) -> tuple[tuple[str, ...], str | None]:
         """What is remembered about a command is remembered under this."""

@@ -62,7 +62,7 @@ def _late(attempt: Attempt, earlier: Sequence[Attempt]) -> ServerTimeoutError:
     lines += attempt.troubles
     lines += _about_the_port(attempt)
     lines += _last_output(attempt)
-    if not elsewhere:
+    if not elsewhere and not command.suspicious():
         lines.append(
             "if it only needs longer, give it more time: timeout_s="
             + "; if it binds without SO_REUSEADDR, and waits in silence for the lease to go: "
@@ -95,7 +95,12 @@ def _never_named(attempt: Attempt) -> list[str]:
     # {prt}, say: where {port} itself is not used, another name may have been meant for it.
     others = set() if _template.PORT in named else named & attempt.ports.keys()
     others -= attempt.command.kinds.keys()
-    return [f"{{{name}}} is another port, {attempt.ports[name]}" for name in sorted(others)] + [
+    meant = attempt.command.suspicious()
+    return [
+        f"{{{name}}} is another port, {attempt.ports[name]}"
+        + "; if it was meant for the main one, write {port}" * (name in meant)
+        for name in sorted(others)
+    ] + [
         f"nothing in its command or in env= has {{{one.name}}} in it, so it knows that port "
         f"from its environment alone; if it does not listen there, name in wait_for= those "
         "that it does"

@@ -467,6 +467,8 @@ def start_error(launch: Launch, stage: str, code: int, path: str) -> ServerStart
         )
     elif code == errno.ENOENT:
         text = f"{program}: no such file; install it, or correct the path"
+    elif code == errno.EACCES and os.path.isdir(os.path.join(launch.cwd or "", program)):
+        text = f"{program} is a directory; name the program in it"
     elif code == errno.EACCES:
         text = f"{program} may not be executed: {why}; chmod +x it, or put its interpreter in front"
     elif code == errno.ENOEXEC:

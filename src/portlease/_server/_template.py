@@ -38,11 +38,18 @@ _NAME: Final = re.compile(
     re.VERBOSE,
 )
 
+_SHOUTED: Final = re.compile(r"(?<!\$)(?<!\{)\{([A-Z][A-Z0-9_]*)\}(?!\})")
+
 
 def names_in(texts: Iterable[str]) -> set[str]:
     """Return every name that occurs in *texts*, ``host`` included; literals do not count."""
     found = (match["name"] for text in texts for match in _NAME.finditer(text))
     return {name for name in found if name is not None}
+
+
+def shouted_in(texts: Iterable[str]) -> set[str]:
+    """Return what would be names in *texts* if it were in lower case: ``{PORT}`` gives ``PORT``."""
+    return {name for text in texts for name in _SHOUTED.findall(text)}
 
 
 def substitute(text: str, values: Mapping[str, object], *, known_only: bool) -> str:

@@ -28,7 +28,7 @@ class HowWarning(RuntimeWarning):
 
 
 class TemplateWarning(UserWarning):
-    """A name in braces that may be misspelt: it is leased as a port, and ``{port}`` is nowhere."""
+    """A name in braces that may be misspelt: another than ``{port}``, which is nowhere, or PORT."""
 
 
 def tell(text: str, category: type[Warning]) -> None:
@@ -46,5 +46,11 @@ def of_templates(command: Command) -> None:
             f"{{{name}}} is leased as a further port of {command.program}, and {{port}}, its main "
             "one, is nowhere in its command; if that was meant, write {port}; if not, declare the "
             f"other: ports={{{name!r}: 'tcp'}}",
+            TemplateWarning,
+        )
+    for name in sorted(() if command.known_only else command.shouted()):
+        tell(
+            f"{{{name}}} stays as it is: the names of ports are in lower case; if it was meant "
+            f"for one, write {{{name.lower()}}}",
             TemplateWarning,
         )

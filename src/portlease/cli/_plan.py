@@ -78,7 +78,12 @@ class Plan:
     def hints(self) -> list[str]:
         """What is to be said of those: one may be misspelt."""
         known = [*self.kinds, _template.HOST, _template.FD]
-        found = []
+        texts = (*self.server, *self.client, *self.env.values())
+        found = [
+            f"{{{name}}} stays as it is; did you mean {{{name.lower()}}}?"
+            for name in sorted(_template.shouted_in(texts))
+            if name.lower() in known and name.lower() not in self.templates()
+        ]
         for name in sorted(self.unknown()):
             near = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {{{near[0]}}}? " if near else ""
