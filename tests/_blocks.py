@@ -278,7 +278,7 @@ def _session(block: Block) -> Iterator[tuple[str, str]]:
 def _must_parse(block: Block, line: str) -> None:
     """Every call of portlease in the line is one that portlease takes, whatever it would run."""
     for words in _calls(line):
-        context = click.Context(app, info_name="portlease")
+        context = click.Context(app, info_name="portlease", **app.context_settings)
         if words[:1] == [] or words[0].startswith("-"):
             continue
         command = app.get_command(context, words[0])

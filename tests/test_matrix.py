@@ -31,7 +31,7 @@ PLAIN = {
     "static C, a bare bind",
 }
 # Programs that every machine has that runs these tests, or that come with another's package.
-EVERYWHERE = {"bash", "java", "mosquitto_sub", "nohup", "python3", "sh", "no-such-program"}
+EVERYWHERE = {"bash", "java", "mosquitto_sub", "nohup", "python3", "sh", "sleep", "no-such-program"}
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -25,6 +23,7 @@ from portlease import recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from portlease._server._command import How
     from portlease.recipes import RecipeServer
@@ -497,36 +496,3 @@ def test_available_finds_what_is_there() -> None:
     paths = {recipe.name: path for recipe, path in recipes.available().items()}
     assert paths["nginx"] is not None
     assert os.access(paths["nginx"], os.X_OK)
-
-
-# --- the document -------------------------------------------------------------------------------
-
-DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "recipes.md"
-EXAMPLES: Final = re.findall(
-    r"^```python\n(.*?)^```", DOCUMENT.read_text("utf-8"), re.DOTALL | re.MULTILINE
-)
-
-
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_the_examples_in_the_document_run(number: int, tmp_path: Path) -> None:
-    """Each as a file of its own; those that are fixtures, in a test that uses them."""
-    names = re.findall(r"recipes\.(\w+)\(", EXAMPLES[number])
-    for name in set(names) - {"available"}:
-        need.program({"redis": "redis-server"}.get(name, name))
-    fixtures = re.findall(r"@pytest\.fixture.*\ndef (\w+)", EXAMPLES[number])
-    arguments = [sys.executable, "-W", "error"]
-    text = EXAMPLES[number]
-    if fixtures:
-        arguments += ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        text += f"\n\ndef test_it({fixtures[0]}):\n    assert {fixtures[0]}.port\n"
-    file = tmp_path / "test_example.py"
-    file.write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [*arguments, str(file)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

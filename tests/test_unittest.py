@@ -11,13 +11,24 @@ import sys
 import unittest
 from typing import TYPE_CHECKING, ClassVar
 
+import pytest
+
 import portlease
+from portlease import _own_binds
 from portlease.unittest import AsyncLeaseMixin, LeaseMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from portlease import AsyncServer, Lease, Server
 
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"]
+
+
+@pytest.fixture(autouse=True)
+def _own_binds_are_let_in_no_longer() -> Iterator[None]:
+    yield
+    _own_binds._Hook.active = False  # other tests of this process mean what they bind
 
 
 def run(case: type[unittest.TestCase]) -> unittest.TestResult:

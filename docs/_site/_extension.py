@@ -54,7 +54,8 @@ class _CliHelp(SphinxDirective):
 def help_texts() -> dict[str, str]:
     """What ``--help`` prints, of the program and of every command."""
     program = "portlease"
-    with click.Context(portlease_command, info_name=program, terminal_width=_COLUMNS) as top:
+    settings = {**portlease_command.context_settings, "terminal_width": _COLUMNS}
+    with click.Context(portlease_command, info_name=program, **settings) as top:
         texts = {program: portlease_command.get_help(top)}
         for name in portlease_command.list_commands(top):
             command = portlease_command.get_command(top, name)
