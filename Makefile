@@ -100,6 +100,10 @@ test-all: ## pytest on every supported Python that this machine has
 	        || exit 1; \
 	done
 
+# What looks at the work tree (documents, benchmarks), and models and fuzzers, are no matter of the
+# wheel: `make tests` has them.
+NOT_OF_THE_WHEEL := test_docs* test_benchmarks* test_soak* test_suites* test_matrix* test_servers* fuzz model
+
 # In an empty directory, so that nothing but the installed wheel can be what the tests import.
 .PHONY: wheel-test
 wheel-test: env ## build the wheel, install it in an environment of its own, test that
@@ -111,7 +115,8 @@ wheel-test: env ## build the wheel, install it in an environment of its own, tes
 	cd .venvs/elsewhere && ../wheel/bin/python -I -c \
 	    'import portlease as p; print("testing", p.__file__); assert "site-packages" in p.__file__'
 	cd .venvs/elsewhere && ../wheel/bin/pytest -n $(JOBS) -c $(CURDIR)/pyproject.toml \
-	    --rootdir $(CURDIR) -o cache_dir=.venvs/wheel/.pytest_cache $(ARGS) $(CURDIR)/tests
+	    --rootdir $(CURDIR) -o cache_dir=.venvs/wheel/.pytest_cache \
+	    $(NOT_OF_THE_WHEEL:%=--ignore-glob='$(CURDIR)/tests/%') $(ARGS) $(CURDIR)/tests
 
 .PHONY: bench
 bench: ## docs/benchmarks.md: against bare calls and peers, with plots (a quarter of an hour; ARGS=--quick)

@@ -101,6 +101,7 @@ def test_node() -> None:
     assert seen.binds == [(18100, "hard-coded", None), (0, "kernel", None)]
     (finding,) = seen.document["findings"]
     assert (finding["code"], finding["path"], finding["ports"]) == ("PL001", "node", [18100])
+    assert "`portlease run -- COMMAND`" in finding["remedy"]  # it has no fixtures
 
 
 def test_python_tells_file_and_line(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_sarif_page_and_trail(tmp_path: Path) -> None:
         (("--select", "PL9", "--", "true"), "there is no rule 'PL9'"),
         (("--trail", ".", "--", "true"), "cannot write the trail"),
         (("--html", "no-folder/x.html", "--", "true"), "cannot write no-folder/x.html"),
-        ((), "missing argument"),
+        ((), "there is no command; it comes last: -- COMMAND ARGS"),
     ],
 )
 def test_what_can_never_work_is_told_before_the_run(

@@ -13,7 +13,8 @@ import pytest
 
 from _cli import environment, portlease
 from _need import need
-from portlease._lint import _fix, _plan, _rewrite
+from portlease._findings import _rules
+from portlease._lint import _checks, _fix, _plan, _rewrite
 from portlease._lint._plan import Plan
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def refusal(source: str) -> str:
     assert one is not None
     assert one.after == one.before
     assert one.tests == 0
-    (why,) = one.refused
+    (why,) = (said for said in one.refused if " PL001: " not in said)
     return why
 
 
@@ -207,15 +208,60 @@ def test_what_is_not_plain_is_left_alone(source: str, why: str) -> None:
     [
         f"def test():\n    {BIND}  # portlease: allow",
         "def test():\n    s.connect(('127.0.0.1', 18080))",
-        f"@pytest.fixture\ndef up():\n    {BIND}",
-        "@pytest.mark.parametrize('port', [18080])\ndef test(port):\n    s.bind(('', port))",
         "import socket",
         "def f(:",
     ],
 )
 def test_nothing_to_fix_and_nothing_to_say(source: str) -> None:
-    """Allowed, not bound by a test, or no Python: a finding's affair at most."""
+    """Allowed, not looked for, or no Python: a finding's affair at most."""
     assert fixed(source) is None
+
+
+LEFT = """\
+import socket, subprocess, time, urllib.request, pytest
+from test.support.socket_helper import find_unused_port
+PORT = 18081
+@pytest.fixture(scope="session")
+def server():
+    socket.socket().bind(("127.0.0.1", 18082))
+def helper():
+    socket.socket().bind(("127.0.0.1", 18083))
+@pytest.mark.parametrize("port", [18084])
+def test_given(port):
+    socket.socket().bind(("127.0.0.1", port))
+def test_constant():
+    socket.socket().bind(("127.0.0.1", PORT))
+def test_plain():
+    socket.socket().bind(("127.0.0.1", 18085))
+    urllib.request.urlopen("http://127.0.0.1:18085/")
+def test_two_things():
+    socket.socket().bind(("127.0.0.1", 18086))
+    range(18086)
+def test_found():
+    subprocess.Popen(["x", str(find_unused_port())])
+    time.sleep(2)
+    urllib.request.urlopen("http://127.0.0.1:18087/")
+"""
+
+
+def test_whatever_is_left_has_its_reason() -> None:
+    """A line for each finding: outside of tests, in a fixture, of other rules; of no other."""
+    codes = frozenset(_rules.RULES)
+    (one,) = _fix.fix(["test_it.py"], codes, read=_giving(LEFT.encode()), write=False)
+    assert one.tests == 1
+    said = [re.match(r"test_it\.py:(\d+) (\w+): (.*)", why) for why in one.refused]
+    assert [(int(why[1]), why[2], why[3].split(",")[0].split(";")[0]) for why in said if why] == [
+        (17, "test_two_things", "the 18086 in line 19 may be something else"),
+        (3, "PL001", "it stands outside of the tests"),
+        (6, "PL001", "it stands in the fixture server"),
+        (8, "PL001", "it stands in helper()"),
+        (9, "PL001", "it stands in the decorators or parameters of test_given"),
+        (21, "PL003", "where its number goes is not seen"),
+        (22, "PL006", "--fix rewrites hard-coded ports (PL001)"),
+        (23, "PL002", "who listens there is not seen"),
+    ]
+    left = _checks.check(one.after, "test_it.py", codes)
+    assert len(left) == len(one.refused)
 
 
 def test_a_port_of_conftest_is_left_alone(tmp_path: Path) -> None:

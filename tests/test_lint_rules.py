@@ -94,6 +94,27 @@ def test_a_number_that_a_program_is_given(source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scope", "code", "remedy"),
+    [
+        ("", "s.bind(('', 8080))", "leased_port,"),
+        ("(scope='function')", "s.bind(('', 8080))", "leased_port,"),
+        ("(scope='session')", "s.bind(('', 8080))", "leased_port_factory(),"),
+        (
+            "(scope='module')",
+            "loop.create_datagram_endpoint(P, local_addr=('::1', 8080))",
+            '("udp")',
+        ),
+        ("(scope='session')", "Popen(['redis-server', '--port', '8080'])", "serve_once"),
+        ("", "Popen(['redis-server', '--port', '8080'])", "serve or"),
+    ],
+)
+def test_the_remedy_is_one_that_the_fixture_can_take(scope: str, code: str, remedy: str) -> None:
+    """A fixture that outlives a test is not given those of a test."""
+    (one,) = findings(f"@pytest.fixture{scope}\ndef up():\n    {code}\n    yield", "PL001")
+    assert remedy in one.remedy
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "s.bind(('127.0.0.1', 0))",

@@ -89,7 +89,7 @@ def _check_junit(path: Path) -> None:
     assert kinds.count("only in company: address in use") == 1
 
 
-def _check_trace(trace: dict[str, list[dict[str, object]]]) -> None:
+def _check_trace(trace: dict[str, list[dict[str, object]]], *, rounds: bool = False) -> None:
     events = trace["traceEvents"]
     assert {event["ph"] for event in events} == {"M", "X", "i", "s", "f"}
     for event in events:
@@ -98,7 +98,8 @@ def _check_trace(trace: dict[str, list[dict[str, object]]]) -> None:
         assert event["ph"] == "M" or isinstance(event["ts"], (int, float))
         assert event["ph"] != "X" or event["dur"] >= 0  # type: ignore[operator]
     names = {e["args"]["name"] for e in events if e["name"] == "process_name"}  # type: ignore[index]
-    assert names == {"alone", "instance 1", "instance 2"}
+    of = " of round 1" if rounds else ""
+    assert names == {"alone", f"instance 1{of}", f"instance 2{of}"}
     [start], [end] = ([e for e in events if e["ph"] == ph] for ph in "sf")
     assert start["id"] == end["id"]
     assert start["pid"] != end["pid"]
@@ -164,6 +165,83 @@ def test_a_wrong_server_is_told_from_a_wrong_answer(tmp_path: Path) -> None:
     assert failure["test"].startswith("test_its_own_server (__main__.Test")
     assert (case["port"], case["other"]["file"]) == (port, "suite.py")
     assert case["other"]["run"] != case["run"]
+
+
+# It looks at the status only: any server's will do.
+MISLED = (
+    MEET
+    + """\
+import subprocess, urllib.request
+def test_api():
+    server = [sys.executable, "api.py", str(PORT)]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() in {"serving\\n", ""}  # not: that it serves
+            meet("started")
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/") as answer:
+                assert answer.status == 200
+            meet("asked")
+        finally:
+            process.kill()
+def test_ok(): pass
+"""
+)
+API = """\
+import http.server, sys
+class Server(http.server.HTTPServer):
+    address_family = 2
+with Server(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler) as server:
+    print("serving", flush=True)
+    server.serve_forever()
+"""
+
+
+def test_who_passed_against_a_wrong_server_is_told(tmp_path: Path) -> None:
+    """All tests passed, and it is a failure all the same: with both, in words, and on the page."""
+    (tmp_path / "test_it.py").write_text(MISLED)
+    (tmp_path / "api.py").write_text(API)
+    with hard_coded() as port:
+        files = "--html", "page.html", "--trace", "trace.json"
+        options = "-n", "2", "--until-failure", "--rounds", "2", *files
+        done = repeat(tmp_path, port, *options, "--", *PYTEST, "test_it.py")
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    headline = "nothing failed in company, but 1 test passed against another instance's server ("
+    assert f"\n{headline}2 instances, 1 round)\n" in done.stdout
+    assert "\n\npassed against a wrong server: 1\n  test_it.py::test_api  (1 of 2)\n" in done.stdout
+    where = re.search(
+        rf"    port {port}, bound at api.py:4; instance (\d) of .*\n    (.*)", done.stdout
+    )
+    assert where is not None, done.stdout
+    assert "had it: test_it.py::test_api, api.py:4, pid " in where[0]
+    assert where[2] == (
+        f"it passed, but its own server could not bind port {port}, and it connected there: "
+        f"instance {where[1]} of round 1's server answered"
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "passed against a wrong server: 1" in page
+    assert headline.replace("'", "&#x27;") in page
+    _check_trace(json.loads((tmp_path / "trace.json").read_text()), rounds=True)
+    assert nothing_left(tmp_path)
+
+
+def test_a_run_that_passed_against_a_wrong_server(tmp_path: Path) -> None:
+    """unittest, whose tests nobody names: the run as a whole; as JSON."""
+    text = WRONG_SERVER.replace("self.assertEqual(answer, str(ME).encode())", "self.assertTrue(1)")
+    (tmp_path / "suite.py").write_text(text)
+    with hard_coded() as port:
+        done = repeat(tmp_path, port, "-n", "2", "--json", "--", sys.executable, "suite.py")
+    report = told(done)
+    assert (done.returncode, report["failures"]) == (1, []), done.stdout
+    [misled] = report["misled"]
+    assert (misled["test"], misled["passed"], misled["of"]) == ("(the whole run)", 1, 2)
+    assert (misled["cause"], report["passed_at_wrong_server"]) == ("wrong server", 1)
+    [case] = misled["cases"]
+    assert (case["port"], case["own"]["file"], case["other"]["file"]) == (
+        port,
+        "suite.py",
+        "suite.py",
+    )
+    assert {case["own"]["run"], case["other"]["run"]} == {"instance 1", "instance 2"}
 
 
 SHARED_FILE = (

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import pytest
 
 from _need import need
 from _processes import wait_for
 from portlease import _trail
-from portlease._repeat import _causes, _culprits, _holdings, _results, _runner, _shared, _spoken
+from portlease._repeat import (
+    _causes,
+    _culprits,
+    _holdings,
+    _misled,
+    _results,
+    _runner,
+    _shared,
+    _spoken,
+)
 from portlease._repeat import _verdict as verdict
 from portlease._repeat._case import THE_RUN, Case
 from portlease._repeat._results import Results
@@ -438,6 +447,59 @@ def test_when_a_port_was_given_up() -> None:
     assert (found.end, found.latest) == (300 * MS, 320 * MS)
 
 
+def _connect(t: int, address: str = "127.0.0.1") -> _trail.Event:
+    return _trail.Event(
+        t=t * MS, what=_trail.CONNECT, pid=1, port=8080, address=address, transport="tcp", test="t"
+    )
+
+
+def _bind_of(t: int, port: int) -> _trail.Event:
+    return _trail.Event(t=t * MS, what=_trail.BIND, pid=1, port=port, got=port, test="t")
+
+
+FAILED: Final = _bind(100, error="failed")
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome", "misled"),
+    [
+        ([FAILED, _connect(200)], "passed", True),
+        ([FAILED, _connect(200, "localhost")], "passed", True),
+        ([FAILED, _connect(200, "::ffff:127.0.0.1")], "passed", True),
+        ([_bind_of(90, 9000), FAILED, _connect(200)], "passed", True),
+        ([FAILED, _connect(200)], "failed", False),  # that is told of as a failure
+        ([FAILED], "passed", False),  # it was never asked
+        ([_connect(90), FAILED], "passed", False),  # asked before: it was to see who is there
+        ([_connect(200)], "passed", False),  # no server of its own: a service that they share
+        ([FAILED, _connect(200, "10.1.2.3")], "passed", False),  # elsewhere
+        ([FAILED, _bind(150), _connect(200)], "passed", False),  # it tried again, and got it
+        ([FAILED, _connect(900)], "passed", False),  # nobody had it any more
+        ([FAILED, _connect(200), _bind_of(210, 8081)], "passed", False),  # looking for a free one
+        ([FAILED, _connect(200), _bind(9_000)], "passed", False),  # waiting until it is free
+        ([FAILED, _connect(200), _bind_of(9_000, 8081)], "passed", True),  # what it does then
+        ([_bind(2, error="failed"), _connect(200)], "passed", False),  # not the other's doing
+    ],
+)
+def test_who_passed_against_a_wrong_server(
+    events: list[_trail.Event], outcome: Literal["passed", "failed"], misled: int
+) -> None:
+    """Only where all of it was seen: the bind that failed, who had the port, the connection."""
+    other = [_bind(10), _test(_trail.TEST_END, 400)]
+    told = [
+        Told(alone=False, results=Results((Case(name="t", outcome=one),), "junit"))
+        for one in ("passed", outcome)
+    ]
+    ports = _ports((other, [_seen(20, 400, 420)]), (events, []))
+    found = _misled.find(told, [other, events], ports)
+    assert [(one.test, one.runs, one.of) for one in found] == [("t", (1,), 2)] * misled
+    for one in found:
+        [finding] = one.findings
+        assert (finding.cause, finding.port, finding.at) == ("wrong server", 8080, 200 * MS)
+        assert finding.own is not None
+        assert finding.other is not None
+        assert (finding.own.error, finding.other.run) == ("failed", 0)
+
+
 # --- what is shared; the kernel's tables ----------------------------------------------------------
 
 
@@ -447,9 +509,36 @@ def test_what_two_runs_used_is_shared() -> None:
     two = Sights(files={"/tmp/state", "/tmp/mine"}, services={("127.0.0.1", 5432): "postgres"})  # noqa: S108
     two.files.add("/x/__pycache__/y.pyc")
     assert [str(one) for one in _shared.shared([one, two])] == [
-        "/tmp/state: written in 2 runs",  # noqa: S108
-        "127.0.0.1:5432 (postgres): a service that 2 runs used",
+        "/tmp/state: written in 2 runs in company",  # noqa: S108
+        "127.0.0.1:5432 (postgres): a service used in 2 runs in company",
     ]
+    assert str(_shared.shared([one, two], {0})[0]) == (
+        "/tmp/state: written in 1 run in company, and alone"  # noqa: S108
+    )
+    assert str(_shared.shared([one, two, two], {0})[0]).endswith("written in 2 runs in company")
+    assert not _shared.shared([one, two], {0, 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("assert json.loads(Path('state.json').read_text()) == 1", "/x/state.json"),
+        ("E  '/x/state.json' is empty", "/x/state.json"),
+        ("assert 1 == 2", None),
+        ("assert mystate.json", None),
+        ("state.json5", None),
+    ],
+)
+def test_a_wrong_content_of_a_shared_file(text: str, path: str | None) -> None:
+    """The failure names the file that several wrote: a matter of files; else it is a suspicion."""
+    scene = _culprits.Scene(1, 0, MS, [], _ports(), {}, "/r", ["/x/other", "/x/state.json"])
+    case = Case(name="t", outcome="failed", message="AssertionError", text=text)
+    found = _culprits.explain(scene, case)
+    if path is not None:
+        assert (found.cause, found.path, found.suspects) == (_causes.FILES, path, ())
+    else:
+        suspects = ("/x/other", "/x/state.json")
+        assert (found.cause, found.path, found.suspects) == (_causes.OTHER, None, suspects)
 
 
 class _Us:

@@ -229,6 +229,26 @@ def program(event: Event) -> str:
     return os.path.basename(word.split(" ")[0].rstrip(":")) or _NO_PROGRAM
 
 
+_NOT_PYTHON: Final = {
+    _rules.BOUND: (
+        "run the command by `portlease run -- COMMAND`, which leases a port for it, and bind the "
+        "number in the variable PORT (--port NAME: more, in NAME_PORT)"
+    ),
+    _rules.UNHELD: (
+        "run the command by `portlease run -- COMMAND`, which keeps a port for it, and bind the "
+        "number in the variable PORT; or bind port 0, and ask the socket"
+    ),
+}
+"""The remedies where there are no fixtures, and no module portlease."""
+
+
+def _remedy(code: str, events: Iterable[Event]) -> str:
+    # What a Python test starts, in whatever language, is given its port by the test.
+    if all(event.file is None and event.test is None and event.runner is None for event in events):
+        return _NOT_PYTHON.get(code, _rules.RULES[code].remedy)
+    return _rules.RULES[code].remedy
+
+
 def _verdict(place: Place, code: str, seen: Sequence[tuple[Event, str]]) -> Verdict:
     facts = list(dict.fromkeys(fact for _, fact in seen))
     message = facts[0] if len(facts) == 1 else f"{facts[0]} (and {len(facts) - 1} more like it)"
@@ -240,7 +260,7 @@ def _verdict(place: Place, code: str, seen: Sequence[tuple[Event, str]]) -> Verd
         end_column=None,
         code=code,
         message=message,
-        remedy=_rules.RULES[code].remedy,
+        remedy=_remedy(code, [event for event, _ in seen]),
         text=place.text,
     )
     return Verdict(finding, tuple(event for event, _ in seen))

@@ -116,16 +116,36 @@ def _of_use(module: Module, path: str, use: Use) -> Finding:
             if use.program.endswith("=")
             else f"{use.program} is started on it"
         ) + where
+        serve = "serve_once" if _is_wide(module, use.sink.call) else "serve"
         remedy = (
-            'start it with the fixture serve or portlease.serve(), "{port}" in its arguments or '
-            "environment"
+            f'start it with the fixture {serve} or portlease.serve(), "{{port}}" in its arguments '
+            "or environment"
         )
     else:
         does = f"{use.sink.callee} binds it{where}"
-        if use.sink.udp:
+        if _is_wide(module, use.sink.call):
+            kind = '"udp"' if use.sink.udp else ""
+            remedy = (
+                f"take leased_port_factory({kind}), as leased_port is of a narrower scope than "
+                f"this fixture, or portlease.lease({kind})"
+            )
+        elif use.sink.udp:
             remedy = 'take the fixture leased_udp_port, or portlease.lease("udp")'
     message = f"port {use.number} is hard-coded: {does}"
     return _finding(module, path, use.code, use.origin, message, remedy, str(use.number))
+
+
+def _is_wide(module: Module, node: ast.AST) -> bool:
+    """Whether it is in a fixture that outlives a test, which fixtures of a test are not given."""
+    return any(
+        keyword.arg == "scope"
+        and not (isinstance(keyword.value, ast.Constant) and keyword.value.value == "function")
+        for function in module.source.ancestors(node)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in function.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("fixture")
+        for keyword in decorator.keywords
+    )
 
 
 def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding

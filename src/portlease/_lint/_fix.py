@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import PortleaseError
 from portlease._findings import _allow, _baseline, _rules
-from portlease._lint import _files, _hard_coded, _plan
+from portlease._lint import _checks, _files, _hard_coded, _left, _plan
 from portlease._lint._module import Module
 from portlease._lint._source import Source, UnreadableError
 
 if TYPE_CHECKING:
+    import ast
     from collections.abc import Callable, Sequence
 
+    from portlease._findings._finding import Finding
     from portlease._lint._plan import Plan, Refusal
 
 
@@ -28,7 +30,7 @@ class Fixed(NamedTuple):
     tests: int
     """How many were rewritten."""
     refused: tuple[str, ...]
-    """Which were not, and why."""
+    """Which were not, and why; and why each other finding is left."""
 
     def diff(self) -> str:
         """What is changed, as a unified diff."""
@@ -65,7 +67,7 @@ def fix(
         UsageError: a file cannot be written.
     """
     try:
-        from portlease._lint import _rewrite
+        from portlease._lint import _rewrite  # noqa: F401 - missed before anything is written
     except ModuleNotFoundError as error:
         if error.name != "libcst":
             raise
@@ -76,33 +78,48 @@ def fix(
     fixed = []
     for path in files if _rules.BOUND in codes else ():
         try:
-            data = read(path)
-            plans, refusals = _planned(path, data)
+            one = _fixed(path, read(path), codes)
         except (OSError, UnreadableError, RecursionError):
             continue
-        shown = _files.shown(path)
-        told = [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
-        after = data
-        if plans:
-            try:
-                after = _rewrite.rewrite(data, plans)
-            except _rewrite.UnwritableError as error:
-                told.append(f"{shown}: {error}")
-                plans = []
-            except RecursionError:
-                told.append(f"{shown}: nested too deeply for libcst")
-                plans = []
-        if write and after != data:
-            _baseline.write_whole(path, after)
-        if plans or told:
-            fixed.append(Fixed(shown, data, after, len(plans), tuple(told)))
+        if write and one.after != one.before:
+            _baseline.write_whole(path, one.after)
+        if one.tests or one.refused:
+            fixed.append(one)
     return fixed
 
 
-def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal]]:
+def _fixed(path: str, data: bytes, codes: frozenset[str]) -> Fixed:
+    """What becomes of a file, which is not written yet."""
+    from portlease._lint import _rewrite
+
+    shown = _files.shown(path)
+    plans, refusals, tree = _planned(path, data)
+    told = [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
+    try:
+        after = _rewrite.rewrite(data, plans) if plans else data
+    except (_rewrite.UnwritableError, RecursionError) as error:
+        why = "nested too deeply for libcst" if isinstance(error, RecursionError) else error
+        return Fixed(shown, data, data, 0, (*told, f"{shown}: {why}"))
+    if tree is not None:
+        has_reason = {(one.name, one.line) for one in refusals}
+        told += _left.reasons(tree, _still_found(path, data, after, codes), has_reason)
+    return Fixed(shown, data, after, len(plans), tuple(told))
+
+
+def _still_found(path: str, before: bytes, after: bytes, codes: frozenset[str]) -> list[Finding]:
+    """The findings in *before* that *after* has too."""
+    takeover = _files.takes_over(os.path.dirname(os.path.abspath(path)))
+    shown = _files.shown(path)
+    found = _checks.check(before, shown, codes, takeover=takeover)
+    if before == after or not found:
+        return found
+    return _left.left(found, _checks.check(after, shown, codes, takeover=takeover))
+
+
+def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal], ast.Module | None]:
     source = Source(data)
     if not source.is_relevant:
-        return [], []
+        return [], [], None
     module = Module(source)
     allows = _allow.in_tree(source.text, source.tree)
     uses = [
@@ -120,7 +137,7 @@ def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal]]:
             kept.append(plan)
         else:
             refused.append(_plan.Refusal(plan.name, plan.line, f"{where} has its port, too"))
-    return kept, sorted(refused, key=lambda refusal: refusal.line)
+    return kept, sorted(refused, key=lambda refusal: refusal.line), source.tree
 
 
 def _in_conftest(path: str, number: int) -> str | None:

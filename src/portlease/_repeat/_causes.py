@@ -19,6 +19,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Final
 
 IN_USE: Final = "address in use"
@@ -146,6 +147,15 @@ def _near_signs(text: str) -> list[str]:
         for n, line in enumerate(lines)
         if any(sign.search(line) for sign in signs)
     ]
+
+
+def named(paths: Iterable[str], text: str) -> str | None:
+    """The first of *paths* that a text names: whole, or by the file's name; None if none."""
+    for path in paths:
+        name = re.escape(path.rpartition("/")[2])
+        if re.search(rf"(?<![\w.-]){name}(?![\w-])", text):
+            return path
+    return None
 
 
 _PATH: Final = re.compile(r"""(?<![\w/.:-])(/(?:[\w.@+~-]+/)*[\w.@+~-]+)""")

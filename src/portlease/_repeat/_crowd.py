@@ -170,9 +170,29 @@ class Crowd:
         return [_told(run, self.plan) for run in self.runs]
 
     def _has_failed(self) -> bool:
-        """Whether something failed in this round that never failed alone."""
-        told = [_told(run, self.plan) for run in self.runs if run.place.round in {0, self.round}]
-        return any(failure.blamed for failure in _verdict.compare(told))
+        """Whether something failed in this round that never failed alone, or was misled."""
+        both = [
+            (run, sights)
+            for run, sights in zip(self.runs, self.sights, strict=True)
+            if run.place.round in {0, self.round}
+        ]
+        told = [_told(run, self.plan) for run, _ in both]
+        return any(failure.blamed for failure in _verdict.compare(told)) or self._misled(told, both)
+
+    def _misled(self, told: Sequence[_verdict.Told], both: Sequence[tuple[Run, Sights]]) -> bool:
+        """Whether a test has passed against another instance's server."""
+        if self.plan.isolated:
+            return False
+        from portlease._repeat import _culprits, _holdings, _misled
+
+        ports = _culprits.Ports(
+            holding
+            for number, (run, sights) in enumerate(both)
+            for holding in _holdings.of_run(
+                number, run.events, sights.sockets, run.begun, run.ended or run.begun, "/"
+            )
+        )
+        return bool(_misled.find(told, [run.events for run, _ in both], ports))
 
     def _forget(self, number: int) -> None:
         """Forget the ports of a round that went well: there may be thousands of rounds.

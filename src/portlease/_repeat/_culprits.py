@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from portlease._trail import Event
 
 _NS: Final = 1_000_000_000
-_SLACK: Final = _NS // 4
+SLACK: Final = _NS // 4
 """How long after the last look at which it was there somebody may still have had a port."""
 _TIME_WAIT: Final = 60 * _NS
 """How long a closed connection keeps its port from a bind: TCP_TIMEWAIT_LEN, include/net/tcp.h."""
@@ -43,6 +43,8 @@ class Finding:
         outsider: who had it, outside of all instances.
         path: the file that it was about.
         visitor: whose client came to the test's own server, ``own``, from another run.
+        suspects: files that several instances wrote, this one among them, where nothing else says
+            why it failed.
     """
 
     cause: str
@@ -54,6 +56,7 @@ class Finding:
     outsider: str | None = None
     path: str | None = None
     visitor: Holding | None = None
+    suspects: tuple[str, ...] = ()
 
 
 class Ports:
@@ -92,11 +95,11 @@ class Ports:
                 break
             if one.error is not None or not _conflict(one.address, address):
                 continue
-            if last is None or one.latest >= at - _SLACK or last.latest < one.latest:
+            if last is None or one.latest >= at - SLACK or last.latest < one.latest:
                 last = one
         if last is None or last.latest < at - _TIME_WAIT:
             return None
-        return last, last.latest < at - _SLACK
+        return last, last.latest < at - SLACK
 
     def visited(self, run: int, begin: int, end: int) -> tuple[Holding, Holding] | None:
         """A server that *run* had between the two, and the last client of another run at it."""
@@ -133,7 +136,8 @@ class Ports:
         return max(found, key=lambda one: one.begin, default=None)
 
 
-_EVERY: Final = frozenset({None, "", "*", "0.0.0.0", "::"})  # noqa: S104 - compared with
+# "localhost" is 127.0.0.1 or ::1 or both: which one a program was given is not in the trail.
+_EVERY: Final = frozenset({None, "", "*", "0.0.0.0", "::", "localhost"})  # noqa: S104 - compared with
 
 
 def _conflict(one: str | None, other: str | None) -> bool:
@@ -146,6 +150,7 @@ class Scene:
     """The run in which a test failed.
 
     ``outsiders``: who was found on a port, outside of all instances, when a bind of it failed.
+    ``files``: what this run and others in company wrote.
     """
 
     run: int
@@ -155,6 +160,7 @@ class Scene:
     ports: Ports
     outsiders: Mapping[int, str]
     folder: str
+    files: Sequence[str] = ()
 
     def span(self, test: str) -> tuple[int, int] | None:
         """From when to when *test* ran, as the trail tells; None where it tells of others only."""
@@ -203,8 +209,20 @@ def explain(scene: Scene, case: Case) -> Finding:
         )
     if cause == _causes.REFUSED:
         return Finding(cause=cause, port=told, at=at, own=own)
-    path = _causes.path_of_text(case.message, scene.folder) if cause == _causes.FILES else None
-    return Finding(cause=cause, at=at, path=path)
+    return _of_files(scene, case, cause, at)
+
+
+def _of_files(scene: Scene, case: Case, cause: str, at: int | None) -> Finding:
+    """What else may have been in the way: a file."""
+    if cause == _causes.FILES:
+        return Finding(cause=cause, at=at, path=_causes.path_of_text(case.message, scene.folder))
+    if cause != _causes.OTHER or not scene.files:
+        return Finding(cause=cause, at=at)
+    # A wrong content has no errno: an assertion that names the file is as good as one.
+    path = _causes.named(scene.files, f"{case.message}\n{case.text}")
+    if path is not None:
+        return Finding(cause=_causes.FILES, at=at, path=path)
+    return Finding(cause=cause, at=at, suspects=tuple(scene.files))
 
 
 def _in_use(

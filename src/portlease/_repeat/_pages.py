@@ -22,7 +22,7 @@ def page_of(report: Report) -> str:
 
 def data_of(report: Report) -> dict[str, Any]:
     """What the page is drawn from."""
-    bad, clock = bool(report.failures), _Clock(report)
+    bad, clock = report.bad, _Clock(report)
     return {
         "title": "portlease repeat",
         "command": _report.command(report),
@@ -45,6 +45,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if report.tests:
         yield "tests", f"{report.tests:,}"
     yield "failed only in company", str(len(report.failures))
+    if report.misled:
+        yield _report.MISLED, str(len(report.misled))
     if report.alone_too:
         yield "failed alone too", str(len(report.alone_too))
     ports = {(one.transport, one.port) for one in report.holdings}
@@ -112,7 +114,7 @@ def _port(clock: _Clock, one: Holding) -> dict[str, Any]:
 
 
 def _collisions(report: Report, clock: _Clock) -> Iterator[dict[str, Any]]:
-    for failure in report.failures:
+    for failure in (*report.failures, *report.misled):
         for run, finding in zip(failure.runs, failure.findings, strict=True):
             if finding.port is not None and finding.at is not None:
                 culprit = report.culprit(finding) or "who had it was not seen"
@@ -140,4 +142,17 @@ def _failures(report: Report, clock: _Clock) -> Iterator[dict[str, Any]]:
             "count": _verdict.how_often(failure),
             "message": failure.cases[failure.best].message,
             "alone": not failure.blamed,
+        }
+    for one in report.misled:
+        best, number = one.findings[one.best], one.runs[one.best]
+        yield {
+            "test": one.test,
+            "lanes": list(one.runs),
+            "at": None if best.at is None else clock.at(number, best.at),
+            "cause": _report.MISLED,
+            "culprit": report.culprit(best),
+            "port": best.port,
+            "count": f"{len(one.runs)} of {one.of}",
+            "message": _report.why_misled(report, one),
+            "alone": False,
         }

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portlease._audit import _origin
-from portlease._repeat import _causes, _culprits, _holdings, _shared, _verdict
+from portlease._repeat import _causes, _culprits, _holdings, _misled, _shared, _verdict
 from portlease._repeat._case import THE_RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any, Final
 
     from portlease._repeat._case import Case
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from portlease._repeat._run import Run
     from portlease._repeat._shared import Shared
     from portlease._repeat._verdict import Failure
+    from portlease._trail import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Report:
         holdings: the ports of all runs, in the order of their beginning; ``run`` counts in *runs*.
         failures: what failed in company, and was never seen to fail alone.
         alone_too: what failed in company as it failed alone.
+        misled: what passed in company, but against another instance's server.
         shared: what several runs used besides the network.
         notes: what the reader should know of this report's limits, a sentence each.
         zero: the beginning of it all, in nanoseconds of the monotonic clock; ``started`` the same
@@ -51,6 +53,7 @@ class Report:
     holdings: tuple[Holding, ...]
     failures: tuple[Failure, ...]
     alone_too: tuple[Failure, ...]
+    misled: tuple[Failure, ...]
     shared: tuple[Shared, ...]
     notes: tuple[str, ...]
     zero: int
@@ -71,6 +74,11 @@ class Report:
     def company(self) -> list[Run]:
         """The runs that were no baseline."""
         return [run for run in self.runs if not run.place.alone]
+
+    @property
+    def bad(self) -> bool:
+        """Whether company has done harm: made a test fail, or pass against a wrong server."""
+        return bool(self.failures or self.misled)
 
     def name(self, run: int) -> str:
         """What a run is called: ``instance 3``, with its round where there are several."""
@@ -97,6 +105,8 @@ class Report:
             return f"{who} talked to this one's server" + (f": {where}" if where else "")
         if finding.outsider is not None:
             return f"outside of all instances: {finding.outsider}"
+        if finding.suspects:
+            return f"it may be a file that instances share: {finding.suspects[0]}"
         return None
 
 
@@ -121,8 +131,9 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
     # In networks of their own they cannot meet.
     ports = _culprits.Ports(*(((), ()) if crowd.plan.isolated else (holdings, visits)))
     told = crowd.told()
-    failures = [_found_out(failure, crowd, ports) for failure in _verdict.compare(told)]
-    shared = tuple(_shared.shared(crowd.sights))
+    alone = {number for number, one in enumerate(told) if one.alone}
+    shared = tuple(_shared.shared(crowd.sights, alone))
+    failures = [_found_out(failure, crowd, ports, shared) for failure in _verdict.compare(told)]
     return Report(
         plan=crowd.plan,
         runs=tuple(crowd.runs),
@@ -130,6 +141,7 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
         holdings=tuple(sorted(holdings, key=lambda one: one.begin)),
         failures=tuple(failure for failure in failures if failure.blamed),
         alone_too=tuple(failure for failure in failures if not failure.blamed),
+        misled=tuple(_misled.find(told, [_trail_of(run) for run in crowd.runs], ports)),
         shared=shared,
         notes=tuple(_notes(crowd, shared)),
         zero=zero,
@@ -138,7 +150,14 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
     )
 
 
-def _found_out(failure: Failure, crowd: Crowd, ports: _culprits.Ports) -> Failure:
+def _trail_of(run: Run) -> Sequence[Event]:
+    """Its trail; nothing of a run that we have ended, whose tests never came to their end."""
+    return () if run.state == "stopped" else run.events
+
+
+def _found_out(
+    failure: Failure, crowd: Crowd, ports: _culprits.Ports, shared: Sequence[Shared]
+) -> Failure:
     findings = []
     for number, case in zip(failure.runs, failure.cases, strict=True):
         run = crowd.runs[number]
@@ -150,6 +169,14 @@ def _found_out(failure: Failure, crowd: Crowd, ports: _culprits.Ports) -> Failur
             ports=ports,
             outsiders=crowd.outsiders,
             folder=run.folder,
+            files=[
+                one.what
+                for one in shared
+                if one.kind == "file"
+                and number in one.runs
+                and one.company > 1
+                and not one.what.endswith(".log")  # which is written, and seldom read
+            ],
         )
         findings.append(_culprits.explain(scene, case))
     return dataclasses.replace(failure, findings=tuple(findings))
@@ -216,10 +243,12 @@ def as_dict(report: Report) -> dict[str, Any]:
         "tests": report.tests,
         "failed_in_company": len(report.failures),
         "failed_alone_too": len(report.alone_too),
+        "passed_at_wrong_server": len(report.misled),
         "causes": {cause: len(some) for cause, some in _verdict.by_cause(report.failures)},
         "runs": [_run(report, number) for number in range(len(report.runs))],
         "failures": [_failure(report, failure) for failure in report.failures],
         "alone_too": [_failure(report, failure) for failure in report.alone_too],
+        "misled": [_misled_as_dict(report, failure) for failure in report.misled],
         "shared": [
             {
                 "kind": one.kind,
@@ -251,6 +280,12 @@ def _run(report: Report, number: int) -> dict[str, Any]:
         "left_running": list(run.left),
         "output": run.output if run.state != "passed" else "",
     }
+
+
+def _misled_as_dict(report: Report, misled: Failure) -> dict[str, Any]:
+    """As a failure's, but that these are the runs in which it passed."""
+    told = _failure(report, misled)
+    return {("passed" if name == "failed" else name): value for name, value in told.items()}
 
 
 def _failure(report: Report, failure: Failure) -> dict[str, Any]:
@@ -286,6 +321,7 @@ def _finding(report: Report, finding: Finding) -> dict[str, Any]:
         "other": None if finding.other is None else _holding(report, finding.other),
         "gone": finding.gone,
         "outsider": finding.outsider,
+        "suspects": list(finding.suspects),
         "visitor": None if finding.visitor is None else _holding(report, finding.visitor),
         "culprit": report.culprit(finding),
     }
@@ -340,7 +376,8 @@ def headline(report: Report) -> str:
         return "nothing ran in company"
     if not report.failures:
         beyond = " beyond what fails alone" if report.alone_too else ""
-        return f"nothing failed in company{beyond} ({at_once}{often}{private})"
+        but = f", but {_of_misled(report)}" if report.misled else ""
+        return f"nothing failed in company{beyond}{but} ({at_once}{often}{private})"
     count = len(report.failures)
     if all(failure.test == THE_RUN for failure in report.failures):
         runs = sum(len(failure.runs) for failure in report.failures)
@@ -348,7 +385,16 @@ def headline(report: Report) -> str:
     else:
         what = f"{count}{of} test" + ("s" if count > 1 or of else "")
     only = "only in company" if report.plan.baselines else "in company"
-    return f"{what} failed {only} ({at_once}{often}{private})"
+    and_ = f", and {_of_misled(report)}" if report.misled else ""
+    return f"{what} failed {only}{and_} ({at_once}{often}{private})"
+
+
+def _of_misled(report: Report) -> str:
+    if all(one.test == THE_RUN for one in report.misled):
+        count, what = sum(len(one.runs) for one in report.misled), "run"
+    else:
+        count, what = len(report.misled), "test"
+    return f"{count} {what}{'s' if count > 1 else ''} passed against another instance's server"
 
 
 def _named(report: Report) -> bool:
@@ -362,20 +408,39 @@ def lines(report: Report) -> list[str]:
         text += ["", f"{cause}: {len(some)}"]
         for failure in some:
             text += _of_failure(report, failure)
+    if report.misled:
+        text += ["", f"{MISLED}: {len(report.misled)}"]
+        for one in report.misled:
+            text += [
+                f"  {one.test}  ({len(one.runs)} of {one.of})",
+                f"    {_port(report, one.findings[one.best])}",
+                f"    {why_misled(report, one)}",
+            ]
     return text
+
+
+MISLED: Final = "passed against a wrong server"
+
+
+def why_misled(report: Report, misled: Failure) -> str:
+    """Why a test that passed is told of, in a sentence."""
+    finding = misled.findings[misled.best]
+    whose = "another instance" if finding.other is None else report.name(finding.other.run)
+    return (
+        f"it passed, but its own server could not bind port {finding.port}, and it connected "
+        f"there: {whose}'s server answered"
+    )
 
 
 def _of_failure(report: Report, failure: Failure) -> list[str]:
     text = [f"  {failure.test}  ({_verdict.how_often(failure)})"]
     finding, case = failure.findings[failure.best], failure.cases[failure.best]
     if finding.port is not None:
-        own = finding.own
-        place = f", bound at {own.file}:{own.line}" if own and own.file and own.line else ""
-        by = f", by {own.program}" if own and not place and own.program else ""
-        culprit = report.culprit(finding) or "who had it was not seen"
-        text.append(f"    port {finding.port}{place}{by}; {culprit}")
+        text.append(f"    {_port(report, finding)}")
     elif finding.path is not None:
         text.append(f"    {finding.path}")
+    elif finding.suspects:
+        text.append(f"    {report.culprit(finding)}")
     if case.message:
         text.append(f"    {case.message.splitlines()[0][:_LONGEST]}")
     if not failure.known_alone:
@@ -385,6 +450,14 @@ def _of_failure(report: Report, failure: Failure) -> list[str]:
             "    seen once: it may fail alone too, now and then; --baselines 5 or --rounds 5 tells"
         )
     return text
+
+
+def _port(report: Report, finding: Finding) -> str:
+    own = finding.own
+    place = f", bound at {own.file}:{own.line}" if own and own.file and own.line else ""
+    by = f", by {own.program}" if own and not place and own.program else ""
+    culprit = report.culprit(finding) or "who had it was not seen"
+    return f"port {finding.port}{place}{by}; {culprit}"
 
 
 _LONGEST: Final = 160

@@ -124,7 +124,7 @@ def _ports(report: Report) -> Iterator[dict[str, Any]]:
 def _arrows(report: Report) -> Iterator[dict[str, Any]]:
     """From the holder's slice to the slice of the bind that failed."""
     number = 0
-    for failure in report.failures:
+    for failure in (*report.failures, *report.misled):
         for finding in failure.findings:
             if finding.other is None or finding.own is None:
                 continue

@@ -10,7 +10,7 @@ from portlease._repeat import _causes
 from portlease._repeat._case import THE_RUN, Case
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from portlease._repeat._culprits import Finding
     from portlease._repeat._results import Results
@@ -44,11 +44,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A test that failed in company.
+    """A test that failed in company; or passed there against another run's server.
 
     Attributes:
         test: its name.
-        runs: the numbers of the runs in which it failed.
+        runs: the numbers of the runs in which it failed (or was misled: :mod:`._misled`).
         of: how many runs in company there were.
         alone: how often it failed alone, and ``alone_of`` of how many times.
         known_alone: whether it ran alone at all: its name may be another every time.
@@ -98,24 +98,40 @@ def compare(runs: Sequence[Told]) -> list[Failure]:
     Args:
         runs: all of them; their places in this list are their numbers.
     """
+    found: dict[str, list[tuple[int, Case]]] = {}
+    for number, run in enumerate(runs):
+        if not run.alone:
+            for name, case in run.bad().items():
+                found.setdefault(name, []).append((number, case))
+    return counted(runs, found)
+
+
+def counted(
+    runs: Sequence[Told],
+    found: Mapping[str, Sequence[tuple[int, Case]]],
+    findings: Mapping[str, tuple[Finding, ...]] | None = None,
+) -> list[Failure]:
+    """What was *found* of each test in company, with how often it failed alone.
+
+    Args:
+        runs: all of them; their places in this list are their numbers.
+        found: by the test's name: the number of a run and its result there, for each of them.
+        findings: what was found out, likewise.
+    """
     alone = [run for run in runs if run.alone]
-    company = [(number, run) for number, run in enumerate(runs) if not run.alone]
     failed_alone = Counter(name for run in alone for name in run.bad())
     known_alone = {case.name for run in alone for case in run.results.cases} | {THE_RUN}
-    found: dict[str, list[tuple[int, Case]]] = {}
-    for number, run in company:
-        for name, case in run.bad().items():
-            found.setdefault(name, []).append((number, case))
     named = any(run.results.source == "junit" for run in alone)
     return [
         Failure(
             test=test,
             runs=tuple(number for number, _ in some),
-            of=len(company),
+            of=len(runs) - len(alone),
             alone=failed_alone[test],
             alone_of=len(alone),
             known_alone=not named or test in known_alone,
             cases=tuple(case for _, case in some),
+            findings=findings[test] if findings else (),
         )
         for test, some in found.items()
     ]

@@ -75,7 +75,7 @@ that the baseline does not know.
 @click.option("--trail", metavar="FILE", help="Keep what was seen, a line of JSON an event.")
 @click.option("--only-python", is_flag=True, help="Without seccomp: see Python's binds alone.")
 @click.option("-q", "--quiet", is_flag=True, help="Tell of findings alone, and of nothing else.")
-@click.argument("words", nargs=-1, required=True, metavar="-- CMD...")
+@click.argument("words", nargs=-1, metavar="-- CMD...")
 def command(  # noqa: PLR0913 - its options
     *,
     strict: bool,
@@ -92,6 +92,8 @@ def command(  # noqa: PLR0913 - its options
     words: tuple[str, ...],
 ) -> int:
     """Run it, watch it, and judge."""
+    if not words:
+        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS...")
     if write_baseline and baseline_path is None:
         raise click.UsageError("--write-baseline needs --baseline FILE: where to")
     codes = _chosen(select, ignore)

@@ -36,7 +36,7 @@ First the suite runs once alone, which is the baseline; then N instances at once
 --rounds says, or until one fails. What fails in company and not alone is told, by cause: an address
 in use, a wrong server, a refused connection, a database, files, limits, time. For a port it is told
 who had it: instance, test, file and line where the programs are Python's, program and process id
-else.
+else. So is a test that passed, but against another instance's server, as its own could not bind.
 
 Each instance has a folder of its own for temporary files (TMPDIR, TEMP, TMP), and its number in
 PORTLEASE_INSTANCE, 1 to N (PORTLEASE_INSTANCES). In the arguments, in --env and in --junit,
@@ -53,7 +53,8 @@ instances share are told of where they are seen.
 Ctrl-C ends all of it: no process is left, nor a temporary folder; what is known by then is told.
 
 \b
-Exit status: 0 nothing failed in company beyond the baseline, 1 something did;
+Exit status: 0 nothing failed in company beyond the baseline, 1 something did, or
+  passed against another instance's server;
   2 a wrong argument, 125 it could not be done (no isolation here, say),
   126 the command cannot be executed, 127 not found, 128+N signal N came.
 """
@@ -243,7 +244,7 @@ def _run(
             _write(report, files)
     if interrupted is not None:
         raise interrupted
-    return _status.NO if report.failures else _status.OK
+    return _status.NO if report.bad else _status.OK
 
 
 @contextlib.contextmanager
