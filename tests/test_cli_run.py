@@ -145,7 +145,11 @@ def test_death_by_a_signal_is_128_and_its_number() -> None:
 
 @pytest.mark.parametrize(
     ("command", "status", "says"),
-    [("nosuchcommand", 127, "command not found"), ("/", 126, "may not be executed")],
+    [
+        ("nosuchcommand", 127, "command not found"),
+        ("/etc/passwd", 126, "may not be executed"),
+        ("/", 126, "is a directory"),
+    ],
 )
 def test_a_command_that_cannot_run(command: str, status: int, says: str) -> None:
     """127 not found, 126 not executable, as env(1) has it."""

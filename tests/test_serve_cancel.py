@@ -160,7 +160,7 @@ def test_a_port_in_capitals() -> None:
         pytest.raises(ServerDiedError),
     ):
         serve(shouting)
-    for words in ("{OTHER}", "${PORT}", "{{PORT}}", "{PORT} {port}"):
+    for words in ("{OTHER}", "${PORT}", "$ENV{PORT}", "{{PORT}}", "{PORT} {port}"):
         with serve(python(TINY + "# " + words)):
             pass
 

@@ -38,7 +38,8 @@ _NAME: Final = re.compile(
     re.VERBOSE,
 )
 
-_SHOUTED: Final = re.compile(r"(?<!\$)(?<!\{)\{([A-Z][A-Z0-9_]*)\}(?!\})")
+# Not the shell's ${PORT}, nor perl's $ENV{PORT}.
+_SHOUTED: Final = re.compile(r"(?<![\w${])\{([A-Z][A-Z0-9_]*)\}(?!\})")
 
 
 def names_in(texts: Iterable[str]) -> set[str]:

@@ -53,10 +53,10 @@ instances share are told of where they are seen.
 Ctrl-C ends all of it: no process is left, nor a temporary folder; what is known by then is told.
 
 \b
-Exit status: 0 nothing failed in company beyond the baseline, 1 something did, or
-  passed against another instance's server;
-  2 a wrong argument, 125 it could not be done (no isolation here, say),
-  126 the command cannot be executed, 127 not found, 128+N signal N came.
+Exit status: 0 nothing failed in company beyond the baseline, 1 something did,
+  or passed against another instance's server; 2 a wrong argument,
+  125 it could not be done (no isolation here, say), 126 the command
+  cannot be executed, 127 not found, 128+N signal N came.
 """
 
 
