@@ -364,6 +364,8 @@ class Keeper:
         self._killed: list[tuple[int, str]] = []
         self._fighting: dict[int, str] = {}
         """Whom we have killed without knowing them one by one."""
+        self._joined = 0
+        """The process group of our caller's, if the command is in that; else 0."""
         self._refused: dict[int, int] = {}
         self._kill_reported = False
         self._pause_ms = 1
@@ -521,6 +523,7 @@ class Keeper:
     # --- starting ---
 
     def _start(self, request: "Request") -> None:
+        self._joined = request["group"] or 0
         if request["holds"] and not self._divide(request):
             return
         broker = self._make_broker(request) if request["holds"] else None
@@ -848,7 +851,9 @@ class Keeper:
                 raise
             return
         try:
-            if _is_below(pid, me):
+            # With a stopped process in it our caller's own group might be sent SIGHUP, when what
+            # we killed there ends (kill_orphaned_pgrp(), kernel/exit.c).
+            if _is_below(pid, me) and posix.getpgid(pid) != self._joined:
                 self._fighting[pid] = _stat(pid)[0]
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
         except (ProcessLookupError, PermissionError):
