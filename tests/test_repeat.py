@@ -11,10 +11,9 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import click
 import pytest
 
-from _cli import CTRL_C, PORTLEASE, Terminal, environment, python
+from _cli import CTRL_C, PORTLEASE, Terminal, environment, portlease, python
 from _need import need
 from _processes import HANG_S, wait_for, watched
 from _repeated import MEET, PYTEST, WITHOUT_PLUGINS, hard_coded, nothing_left, repeat, told
@@ -607,7 +606,4 @@ def test_the_document_names_every_option() -> None:
 
 def repeat_help() -> str:
     """What --help says."""
-    from portlease.cli.repeat import command
-
-    with click.Context(command) as context:
-        return command.get_help(context)
+    return portlease("repeat", "--help").stdout
