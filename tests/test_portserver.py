@@ -370,4 +370,5 @@ def test_the_servers_death_leaves_nothing() -> None:
         with watched(holders) as all_gone:
             server.kill()
             assert all_gone() == []
+        server.wait(HANG_S)  # it may be the last to be done with its end
         assert not rows_of(server.pid)
