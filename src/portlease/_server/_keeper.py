@@ -19,7 +19,11 @@ is adopted by it, however often it forked and whatever session it moved to. From
 
 Should the keeper itself be killed, the kernel kills the main process (PR_SET_PDEATHSIG); the rest
 of the tree is then beyond reach, which is why the keeper keeps away from everybody's signals: it is
-in a session or a process group of its own, and ignores those of the terminal.
+in a session or a process group of its own, and ignores those of the terminal. Where the command is
+in our caller's process group it is in another session, for a parent of that session beside the
+group is to the kernel the shell that looks after it: it would keep the group from being orphaned,
+and with the command's end take that away, whereupon, if a process of the group is stopped, SIGHUP
+is sent to all of it (kill_orphaned_pgrp(), kernel/exit.c).
 
 A server on holds has a *broker* (:mod:`._broker`, whose code comes with the request): the keeper
 then also answers the tree's binds and listens, in the same loop. So nothing here may ever wait for
@@ -366,6 +370,8 @@ class Keeper:
         """Whom we have killed without knowing them one by one."""
         self._joined = 0
         """The process group of our caller's, if the command is in that; else 0."""
+        self._born_into = posix.getsid(0)
+        """The session of our caller's, unless we were given one of our own."""
         self._refused: dict[int, int] = {}
         self._kill_reported = False
         self._pause_ms = 1
@@ -543,8 +549,30 @@ class Keeper:
         if broker is not None:
             broker.engage(pid)
             self._how = b"i" if broker.listener is None else b"o"
+        if self._joined:
+            try:
+                posix.setpgid(pid, self._joined)  # as it does itself, but now: until then ours is two
+            except PermissionError:  # it has done so, and been executed; or nobody is left there
+                pass
+            self._leave_session()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._let_go(_passed(request))
+
+    def _leave_session(self) -> None:
+        """Be in a session of our own, if the command is in our caller's process group.
+
+        The leader of a group cannot (setsid(2)), so for a moment we are in our caller's. Whoever
+        kills that then kills the command and our caller too.
+        """
+        if not self._joined or posix.getsid(0) != self._born_into:
+            return
+        try:
+            posix.setpgid(0, self._joined)
+        except PermissionError:  # nobody is left in it
+            return
+        posix.setsid()
+        if self._legacy is not None:  # now our deputy can, too
+            posix.kill(posix.getppid(), signal.SIGCHLD)
 
     def _fork(self) -> int:
         try:
@@ -665,6 +693,8 @@ class Keeper:
                 return status
             if signal.sigwait((signal.SIGCHLD, signal.SIGTERM)) == signal.SIGTERM:
                 posix.kill(pid, signal.SIGTERM)  # our own child, and not reaped
+            elif posix.getpgid(pid) != posix.getpid():
+                self._leave_session()
 
     def _succeed_deputy(self, ours: int, legacy: int) -> None:
         """In the child: be the keeper. Neither prctl(2) nor poll's wake is inherited."""
@@ -702,6 +732,7 @@ class Keeper:
         except BlockingIOError:
             facts = b""
         posix.close(legacy)
+        self._leave_session()
         if len(facts) < _STATUS_BYTES:
             self._give_up("failed", "keeper", 0, b"")
         self._main, facts = int.from_bytes(facts[:_STATUS_BYTES], "big"), facts[_STATUS_BYTES:]
@@ -814,12 +845,13 @@ class Keeper:
         """Kill the process groups of *children*, each at once: nobody can fork out of that.
 
         (copy_process(), kernel/fork.c: a signal for a group comes before a fork or to both.) In a
-        session other than ours are only processes of the tree, for one is born into a session.
+        session that is not our caller's either are only processes of the tree, for one is born into
+        a session.
         """
-        ours = posix.getsid(0)
+        shared = {self._born_into, posix.getsid(0)}
         for pid in children:
             try:
-                if posix.getsid(pid) != ours:
+                if posix.getsid(pid) not in shared:
                     posix.killpg(posix.getpgid(pid), signal.SIGKILL)
             except ProcessLookupError:
                 continue  # nobody of the group is left
@@ -851,8 +883,8 @@ class Keeper:
                 raise
             return
         try:
-            # With a stopped process in it our caller's own group might be sent SIGHUP, when what
-            # we killed there ends (kill_orphaned_pgrp(), kernel/exit.c).
+            # With a stopped process in it our caller's own group might be sent SIGHUP, when one
+            # there ends whose parent is in the session's other groups (kill_orphaned_pgrp()).
             if _is_below(pid, me) and posix.getpgid(pid) != self._joined:
                 self._fighting[pid] = _stat(pid)[0]
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
