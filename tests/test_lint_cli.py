@@ -17,7 +17,7 @@ from _cli import Terminal, portlease
 from _lint import findings
 from _need import need
 from portlease._errors import UsageError
-from portlease._findings import _allow, _baseline, _rules, _sarif
+from portlease._findings import _allow, _baseline, _file, _rules, _sarif
 from portlease._findings._finding import Finding
 from portlease._lint import _files, _run
 
@@ -337,15 +337,26 @@ def test_files_are_written_whole(tmp_path: Path) -> None:
     path.chmod(0o640)
     link = tmp_path / "link.json"
     link.symlink_to(path)
-    _baseline.write_whole(str(link), b"new")
+    _file.write_whole(str(link), b"new")
     assert (path.read_text(), path.stat().st_mode & 0o777, link.is_symlink()) == (
         "new",
         0o640,
         True,
     )
     with pytest.raises(UsageError, match="cannot write"):
-        _baseline.write_whole(str(tmp_path / "none" / "b.json"), b"x")
+        _file.write_whole(str(tmp_path / "none" / "b.json"), b"x")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["b.json", "link.json"]
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    """What replaces a file needs its folder, a link's where it leads; a device is written to."""
+    (tmp_path / "link.json").symlink_to(tmp_path / "none" / "b.json")
+    for name in ("b.json", "/dev/null"):
+        _file.must_be_writable(str(tmp_path / name))
+    for name in ("none/b.json", "link.json", "/dev/null/b.json", "."):
+        with pytest.raises(UsageError, match="cannot write"):
+            _file.must_be_writable(str(tmp_path / name))
+    assert [one.name for one in tmp_path.iterdir()] == ["link.json"]
 
 
 def test_a_program_without_source_in_sarif() -> None:
@@ -399,13 +410,13 @@ def test_what_is_no_ordinary_file_is_written_to(tmp_path: Path) -> None:
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    _baseline.write_whole(str(pipe), b"data")
+    _file.write_whole(str(pipe), b"data")
     reader.join()
     assert (read, pipe.is_fifo()) == ([b"data"], True)
-    _baseline.write_whole("/dev/null", b"data")
+    _file.write_whole("/dev/null", b"data")
     assert not Path("/dev/null").is_file()
     with pytest.raises(UsageError, match="cannot write"):
-        _baseline.write_whole(str(tmp_path), b"data")
+        _file.write_whole(str(tmp_path), b"data")
     assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
 
 
@@ -429,7 +440,7 @@ def test_pipes_and_names_that_are_no_text(suite: Path) -> None:
     try:
         Path(os.fsdecode(name)).write_text(SUITE)
     except OSError as error:  # APFS takes UTF-8 alone
-        need._missing("a file system that takes any name", str(error))
+        need.missing("a file system that takes any name", str(error))
     done = portlease("lint", "--sarif", "out.sarif")
     assert (done.returncode, "4 findings in 2 of 2 files" in done.stderr) == (1, True)
     log = json.loads(Path("out.sarif").read_text())

@@ -10,31 +10,28 @@ import sys
 from pathlib import Path
 
 from _cli import PORTLEASE, environment
+from _documents import texts
 from _need import need
 from _processes import HANG_S
 from portlease._findings import _rules
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "lint.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = ROOT / "docs" / "lint.md"
 
 
 def test_the_table_of_rules_is_the_codes() -> None:
     """Each rule with its name, what is found and the remedy."""
+    page = PAGE.read_text()
     for rule in _rules.RULES.values():
-        assert f"| {rule.code} | {rule.name} | {rule.summary} | {rule.remedy} |" in PAGE
+        assert f"| {rule.code} | {rule.name} | {rule.summary} | {rule.remedy} |" in page
 
 
 def test_the_console_says_what_the_page_shows(tmp_path: Path) -> None:
     """Every command in order, in a folder with the first example; and the example passes."""
     suite = tmp_path / "tests" / "test_server.py"
     suite.parent.mkdir()
-    suite.write_text(blocks("python")[0])
-    for block in blocks("console"):
+    suite.write_text(texts(PAGE, "python")[0])
+    for block in texts(PAGE, "console"):
         for command, shown in re.findall(
             r"^\$ portlease (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE
         ):
@@ -68,11 +65,11 @@ def test_the_console_says_what_the_page_shows(tmp_path: Path) -> None:
 def test_the_hook_runs_under_pre_commit(tmp_path: Path) -> None:
     """As the page has it: a test's hard-coded port keeps a commit back; of tests alone."""
     pre_commit, git = need.program("pre-commit"), need.program("git")
-    (tmp_path / ".pre-commit-config.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / ".pre-commit-config.yaml").write_text(texts(PAGE, "yaml")[0])
     for name in "tests/test_server.py", "server.py":
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(blocks("python")[0])
+        path.write_text(texts(PAGE, "python")[0])
     folders = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = environment({"PATH": folders, "PRE_COMMIT_HOME": str(tmp_path / "cache")})
     for command in ("init", "-q"), ("add", "tests", "server.py"):

@@ -135,6 +135,24 @@ def test_udp_a_second_port_and_what_the_test_has_already() -> None:
         """)
 
 
+def test_programs_that_are_told_their_port_in_a_way_of_their_own() -> None:
+    """As a number, behind a host, and in a line for the shell."""
+    source = """\
+        def test_it():
+            Popen([sys.executable, "-m", "http.server", "18080"])
+            Popen(["php", "-S", "localhost:18081", "-t", "public"])
+            os.system("cd site && python manage.py runserver 0.0.0.0:18082")
+        """
+    assert written(source) == textwrap.dedent("""\
+        def test_it(leased_port, leased_ports):
+            second_port = leased_ports()
+            third_port = leased_ports()
+            Popen([sys.executable, "-m", "http.server", str(leased_port)])
+            Popen(["php", "-S", f"localhost:{second_port}", "-t", "public"])
+            os.system(f"cd site && python manage.py runserver 0.0.0.0:{third_port}")
+        """)
+
+
 def test_line_ends_and_encodings_stay() -> None:
     """CRLF, a byte order mark, a coding line, and no newline at the end."""
     body = "def test_é():\r\n    s.bind(('', 18080))"
@@ -187,6 +205,21 @@ BIND = "s.bind(('127.0.0.1', 18080))"
             "port 18080 is reckoned from 18079",
         ),
         ("def test():\n    Popen(['socat', 'tcp-listen:18080'])", "socat may not set SO_REUSEADDR"),
+        ("def test():\n    os.system('nc -l 18080')", "nc may not set SO_REUSEADDR"),
+        ("def test():\n    Popen(['ssh', '-D', '18080'])", "ssh may not set SO_REUSEADDR"),
+        ("def test():\n    Popen([binary, '-p', '18080'])", "a program may not set SO_REUSEADDR"),
+        (
+            "def test():\n    Popen(['ncat', '-lu', '18080'])",
+            "ncat binds it for UDP, which is not shared; start it with the fixture serve",
+        ),
+        (
+            "def test():\n    Popen(['docker', 'run', '-p', '18080:80', 'x'])",
+            "docker has its daemon bind it; give it a lease() that has stepped aside",
+        ),
+        (
+            "def test():\n    os.system('php -S localhost:18080 18080.php')",
+            "the 18080 in line 2 may be something else",
+        ),
         (
             "def test():\n    Popen(['x'], env={'PORT': '18080'})",
             "a program may not set SO_REUSEADDR",
@@ -446,6 +479,69 @@ def test_fixed_tests_pass_and_two_suites_run_at_once(tmp_path: Path) -> None:
         out, _ = run.communicate(timeout=120)
         assert run.returncode == 0, out
         assert "7 passed" in out
+
+
+PROGRAMS = f"""\
+import socket
+import subprocess
+
+
+def answers(process, port):
+    try:
+        while process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                return True
+            except ConnectionRefusedError:
+                pass
+        return False
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_python():
+    command = [{sys.executable!r}, "-m", "http.server", "--bind", "127.0.0.1", "28090"]
+    assert answers(subprocess.Popen(command), 28090)
+
+
+def test_php():
+    assert answers(subprocess.Popen(["php", "-S", "127.0.0.1:28091"]), 28091)
+
+
+def test_ncat():
+    assert answers(subprocess.Popen(["ncat", "-lk", "127.0.0.1", "28092"]), 28092)
+
+
+def test_iperf3():
+    assert answers(subprocess.Popen(["iperf3", "-s", "-p", "28093"]), 28093)
+
+
+def test_openssl():
+    command = ["openssl", "s_server", "-nocert", "-accept", "127.0.0.1:28094"]
+    assert answers(subprocess.Popen(command), 28094)
+"""
+
+
+def test_rewritten_programs_listen_on_their_leased_ports(tmp_path: Path) -> None:
+    """Beside the leases, which a program that sets no SO_REUSEADDR could not."""
+    for program in "php", "ncat", "iperf3", "openssl":
+        need.program(program)
+    path = tmp_path / "test_it.py"
+    path.write_text(PROGRAMS)
+    assert "rewrote 5 tests" in portlease("lint", "--fix", path).stderr
+    assert "2809" not in path.read_text()
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", path],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "5 passed" in run.stdout
 
 
 def test_without_libcst_the_remedy_is_said(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import ast
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from portlease._lint import _places
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Final, TypeAlias
@@ -156,25 +158,11 @@ _CLIENT: Final = re.compile(
 _UDP: Final = re.compile(r"udp|datagram|dtls", re.IGNORECASE)
 _ACCEPT_BACKLOG: Final = 1024
 _HOST_KEYWORDS: Final = (
-    *(
-        "host",
-        "hostname",
-        "address",
-        "interface",
-        "local_host",
-        "bind_host",
-        "server_hostname",
-        "ip",
-    ),
-    *("bind", "addr", "server", "bind_addr"),
+    *("host", "hostname", "address", "interface", "local_host", "bind_host", "server_hostname"),
+    *("ip", "bind", "addr", "server", "bind_addr"),
 )
 _PORT_KEYWORDS: Final = (
-    "port",
-    "local_port",
-    "remote_port",
-    "http_port",
-    "tcp_port",
-    "server_port",
+    *("port", "local_port", "remote_port", "http_port", "tcp_port", "server_port"),
 )
 _SPAWNS: Final = frozenset(
     {"Popen", "create_subprocess_exec", "create_subprocess_shell", "open_process", "run_process"}
@@ -197,12 +185,13 @@ def sinks(call: ast.Call, dotted: str, scope: Scope, values: Values) -> Iterator
     """
     name = dotted.rpartition(".")[2]
     callee = f"{name}()"
-    if any(isinstance(one, ast.Starred) for one in call.args[:1]) and not call.keywords:
-        return
+    starred = any(isinstance(one, ast.Starred) for one in call.args[:1])
     if name in _SPAWNS or _SPAWNS_OF.match(dotted):
-        yield from _spawn(call, name, scope, callee)
+        yield from _spawn(call, name, scope, callee, starred=starred)
         if name != "serve":
             return
+    if starred and not call.keywords:
+        return
     if name in _TABLE:
         for taken in _TABLE[name]:
             yield from _taken(call, taken, scope, callee, values)
@@ -283,7 +272,7 @@ def _may_be_host(host: ast.expr | None, scope: Scope, values: Values) -> bool:
     if host is None:
         return False
     text = values.host(host, scope)
-    return is_loopback(text) or is_everywhere(text)
+    return _places.is_loopback(text) or _places.is_everywhere(text)
 
 
 def _is_no_backlog(call: ast.Call, port: ast.expr, scope: Scope, values: Values) -> bool:
@@ -335,8 +324,11 @@ def _made_by(function: ast.expr, scope: Scope, values: Values, pattern: re.Patte
     return False
 
 
-def _spawn(call: ast.Call, name: str, scope: Scope, callee: str) -> Iterator[Sink]:
-    if name.startswith(("create_subprocess_exec", "spawn", "exec")) and len(call.args) > 1:
+def _spawn(
+    call: ast.Call, name: str, scope: Scope, callee: str, *, starred: bool
+) -> Iterator[Sink]:
+    of_arguments = name.startswith(("create_subprocess_exec", "spawn", "exec"))
+    if of_arguments and (len(call.args) > 1 or starred):
         start = 1 if name.startswith("spawn") and name != "spawn" else 0
         listed = ast.List(elts=list(call.args[start:]), ctx=ast.Load())
         yield Sink("run", "argv", ast.copy_location(listed, call), scope, callee, call)
@@ -345,23 +337,3 @@ def _spawn(call: ast.Call, name: str, scope: Scope, callee: str) -> Iterator[Sin
         yield Sink("run", "shell", first, scope, callee, call)
     if (environment := keyword(call, "env")) is not None:
         yield Sink("run", "env", environment, scope, callee, call)
-
-
-# --- hosts --------------------------------------------------------------------------------------
-
-_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::", "[::]", "*", "::0"})  # noqa: S104 - looked for
-
-
-def is_everywhere(host: str | None) -> bool:
-    """Whether a server on this host is on every interface."""
-    return host in _EVERYWHERE
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether it is this very machine."""
-    if host is None:
-        return False
-    lower = host.strip("[]").lower().rstrip(".")
-    return lower in {"localhost", "::1", "localhost.localdomain", "ip6-localhost"} or (
-        re.fullmatch(r"127(\.\d{1,3}){1,3}", lower) is not None
-    )

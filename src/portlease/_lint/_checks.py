@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ast
-import re
 from typing import TYPE_CHECKING
 
 from portlease._findings import _allow, _rules
 from portlease._findings._finding import Finding, source_text
-from portlease._lint import _constants, _hard_coded, _plan, _sleeps, _sockets, _unheld
+from portlease._lint import (
+    _constants,
+    _hard_coded,
+    _places,
+    _plan,
+    _programs,
+    _sleeps,
+    _sockets,
+    _unheld,
+)
 from portlease._lint._module import Module
-from portlease._lint._source import Source, UnreadableError
+from portlease._lint._source import FUNCTIONS, Source, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,21 +46,27 @@ def check(
         source = Source(data)
         if not source.is_relevant:
             return []
-        raw = list(_all(Module(source), path, codes, takeover=takeover))
+        return of_module(Module(source), path, codes, takeover=takeover)
     except UnreadableError as error:
-        return _unreadable(path, error, codes)
+        return unreadable(path, error, codes)
     except RecursionError:
-        return _unreadable(path, UnreadableError("nested too deeply to be looked at"), codes)
+        return unreadable(path, UnreadableError("nested too deeply to be looked at"), codes)
+
+
+def of_module(module: Module, path: str, codes: frozenset[str], *, takeover: bool) -> list[Finding]:
+    """As `check`, for a file that is parsed already."""
+    source = module.source
     allows = _allow.in_tree(source.text, source.tree)
     found = {
         finding
-        for finding in raw
+        for finding in _all(module, path, codes, takeover=takeover)
         if not allows.covers(finding.line, finding.code, finding.end_line)
     }
     return sorted(found, key=lambda one: (one.line or 0, one.column or 0, one.code))
 
 
-def _unreadable(path: str, error: UnreadableError, codes: frozenset[str]) -> list[Finding]:
+def unreadable(path: str, error: UnreadableError, codes: frozenset[str]) -> list[Finding]:
+    """The finding that a file cannot be read, if that is looked for."""
     if _rules.UNREADABLE not in codes:
         return []
     rule = _rules.RULES[_rules.UNREADABLE]
@@ -85,8 +99,10 @@ def _uses(module: Module, path: str, codes: frozenset[str]) -> Iterator[Finding]
 def _others(
     module: Module, codes: frozenset[str], *, takeover: bool
 ) -> Iterator[tuple[str, ast.AST, str]]:
+    asked = codes & {_rules.UNHELD, _rules.EVERY_INTERFACE}
+    unheld = list(_unheld.unheld(module)) if asked else []
     if _rules.UNHELD in codes:
-        for helper in _unheld.unheld(module):
+        for helper in unheld:
             if not (takeover and helper.of_library):
                 yield _rules.UNHELD, helper.node, helper.what
     if _rules.REUSED in codes:
@@ -94,7 +110,7 @@ def _others(
             what = f"{shared.what} is switched on for a test's TCP socket"
             yield _rules.REUSED, shared.node, what
     if _rules.EVERY_INTERFACE in codes:
-        for shared in _sockets.everywhere(module):
+        for shared in _sockets.everywhere(module, unheld):
             what = f"{shared.what}: every interface of the machine"
             yield _rules.EVERY_INTERFACE, shared.node, what
     if _rules.SLEEP in codes:
@@ -121,6 +137,12 @@ def _of_use(module: Module, path: str, use: Use) -> Finding:
             f'start it with the fixture {serve} or portlease.serve(), "{{port}}" in its arguments '
             "or environment"
         )
+        if use.program in _programs.CONTAINERS:
+            kind = '"udp"' if use.sink.udp else ""
+            remedy = (
+                f"give it a portlease.lease({kind}) that has stepped aside; serve does not see "
+                "that its daemon binds it"
+            )
     else:
         does = f"{use.sink.callee} binds it{where}"
         if _is_wide(module, use.sink.call):
@@ -132,7 +154,7 @@ def _of_use(module: Module, path: str, use: Use) -> Finding:
         elif use.sink.udp:
             remedy = 'take the fixture leased_udp_port, or portlease.lease("udp")'
     message = f"port {use.number} is hard-coded: {does}"
-    return _finding(module, path, use.code, use.origin, message, remedy, str(use.number))
+    return _finding(module, path, use.code, use.origin, message, remedy, use.number)
 
 
 def _is_wide(module: Module, node: ast.AST) -> bool:
@@ -141,7 +163,7 @@ def _is_wide(module: Module, node: ast.AST) -> bool:
         keyword.arg == "scope"
         and not (isinstance(keyword.value, ast.Constant) and keyword.value.value == "function")
         for function in module.source.ancestors(node)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(function, FUNCTIONS)
         for decorator in function.decorator_list
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("fixture")
         for keyword in decorator.keywords
@@ -155,7 +177,7 @@ def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
     node: ast.AST,
     message: str,
     remedy: str | None = None,
-    digits: str | None = None,
+    number: int | None = None,
 ) -> Finding:
     source = module.source
     line: int = getattr(node, "lineno", 1)
@@ -163,12 +185,12 @@ def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
     column = source.column(line, getattr(node, "col_offset", 0))
     end_column = source.column(end_line, getattr(node, "end_col_offset", 0))
     if (
-        digits is not None
+        number is not None
         and isinstance(node, ast.Constant)
         and isinstance(node.value, str | bytes)
     ):
         line, column, end_line, end_column = _place_of(
-            source, digits, (line, column, end_line, end_column)
+            source, number, (line, column, end_line, end_column)
         )
     return Finding(
         path,
@@ -184,7 +206,7 @@ def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
 
 
 def _place_of(
-    source: Source, digits: str, whole: tuple[int, int, int, int]
+    source: Source, number: int, whole: tuple[int, int, int, int]
 ) -> tuple[int, int, int, int]:
     """Where in a literal the number stands; the literal where it cannot be seen in it."""
     first, start, last, end = whole
@@ -192,8 +214,7 @@ def _place_of(
         text = source.lines[line - 1] if line <= len(source.lines) else ""
         lower = start - 1 if line == first else 0
         upper = end - 1 if line == last else len(text)
-        match = re.search(rf"(?<!\d){digits}(?!\d)", text[lower:upper])
+        match = _places.digits(number).search(text, lower, upper)
         if match is not None:
-            at = lower + match.start() + 1
-            return line, at, line, at + len(digits)
+            return line, match.start() + 1, line, match.end() + 1
     return whole

@@ -6,12 +6,14 @@ import re
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from portlease._lint import _calls
+from portlease._lint import _places, _programs
 from portlease._lint._values import UNKNOWN, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Final
+
+    from portlease._lint._programs import Program, Way
 
 
 class Said(NamedTuple):
@@ -19,133 +21,188 @@ class Said(NamedTuple):
 
     port: int
     argument: int
-    """Which argument."""
+    """Which argument; 0 in a command line."""
     at: int
     """Where in it the number stands."""
     client: bool
     """Whether the program goes there, rather than listens."""
     program: str
+    udp: bool
 
 
-# Programs that are clients: a port is where they go to.
-_CLIENTS: Final = frozenset(
-    {"redis-cli", "valkey-cli", "curl", "wget", "psql", "mysql", "mysqladmin", "mongo", "mongosh"}
-    | {"pg_isready", "pg_dump", "createdb", "dropdb", "telnet", "ssh", "scp", "sftp", "ab", "wrk"}
-    | {"mosquitto_pub", "mosquitto_sub", "http", "https", "openssl", "rabbitmqadmin", "etcdctl"}
-    | {"kcat", "dig", "swaks", "hey", "websocat"}
-)
-# Where a number is something else.
-_OTHERS: Final = frozenset(
-    {"ps", "kill", "pgrep", "pkill", "mkdir", "cp", "tar", "make", "sleep", "pytest", "git", "head"}
-    | {"tail", "lsof", "fuser", "ss", "netstat", "iptables", "timeout", "nice", "cc", "gcc", "pip"}
-)
+class _Found(NamedTuple):
+    """A port that one argument says."""
+
+    port: int
+    at: int
+    client: bool
+
+
 _OPTION: Final = re.compile(
     r"(?P<dashes>--?)(?P<name>(?:[\w.-]*[-_.])?(?:port|p|P|listen|bind|addr|address|b|l|listen-on|"
     r"http-socket|http|listen-address|bind-addr|listener|port-number|web-port))(?:=(?P<value>.*))?",
     re.DOTALL,
 )
-_SHORT: Final = re.compile(r"-[pP](?P<value>\d+)")
-_DEFINED: Final = re.compile(r"(?:-D)?[\w.-]*\bport=(?P<value>\d+)", re.IGNORECASE)
-_PLACE: Final = re.compile(
-    r"(?:(?:tcp|http|https|ws|unix|tls|ssl)://)?(?P<host>[\w.*-]*|\[[0-9a-fA-F:]*\]):(?P<port>\d+)/?"
+# Of these a number alone is a size or a level more often than a port.
+_VAGUE: Final = frozenset({"b", "l", "listen", "bind", "http"})
+_SHORT: Final = re.compile(r"-[pP](?P<port>\d+)")
+_NUMBER: Final = re.compile(r"(?P<port>[0-9]{1,5})")
+_DEFINED: Final = re.compile(r"(?:-D)?[\w.-]*\bport=(?P<port>\d+)", re.IGNORECASE)
+_LISTENS: Final = re.compile(
+    r"(?:(?:TCP|UDP|OPENSSL)[46]?-(?:LISTEN|RECV\w*|L)|SSL-L):(?P<port>\d+)(?:,.*)?", re.IGNORECASE
 )
-_MAPPED: Final = re.compile(r"(?:[\d.]+:)?(?P<port>\d+):\d+(?:/tcp|/udp)?")
-_URL: Final = re.compile(r"[a-z][a-z0-9+]*://(?P<host>\[[0-9a-fA-F:]*\]|[^/:@\s]+):(?P<port>\d+)")
-_LISTENS: Final = re.compile(r"(?:TCP|UDP)[46]?-(?:LISTEN|RECV\w*|L):(?P<port>\d+)", re.IGNORECASE)
-_BARE: Final = frozenset({"http.server", "SimpleHTTPServer", "runserver", "nc", "ncat", "netcat"})
+_UDP: Final = re.compile(r"udp.*|.*/udp", re.IGNORECASE | re.DOTALL)
 _PORTS_NAME: Final = re.compile(r"(?:^|_)PORT$")
 
+_SHELL: Final = re.compile(r"(?:ba|da|z|k)?sh")
+_INTERPRETER: Final = re.compile(rf"python[\d.]*|pypy[\d.]*|{_SHELL.pattern}|.*{UNKNOWN}.*")
+# Behind a wrapper or an interpreter: options, variables and times.
+_SKIPPED: Final = re.compile(r"-.*|\w+=.*|[\d.]+[smhd]?", re.DOTALL)
+_SEPARATORS: Final = ";&|()\n"
+NAMELESS: Final = "a program"
 
-def split(command: str) -> list[str]:
-    """A command line, in words; [] if it is none."""
+
+def of_line(line: str) -> Iterator[Said]:
+    """The ports that a command line says, of each of its commands."""
+    for argv in _split(line):
+        for said in of_argv(argv):
+            at = _places.digits(said.port).search(line)
+            if at is not None:
+                yield said._replace(argument=0, at=at.start())
+
+
+def _split(line: str) -> list[list[str]]:
+    """The commands of a command line, in words; [] if it is none."""
+    lexer = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars=_SEPARATORS)
+    lexer.whitespace = " \t\r"
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    commands: list[list[str]] = [[]]
     try:
-        return shlex.split(command)
+        for word in lexer:
+            if word and set(word) <= set(_SEPARATORS):
+                commands.append([])
+            else:
+                commands[-1].append(word)
     except ValueError:
         return []
+    return commands
 
 
-def ports(argv: Sequence[str]) -> Iterator[Said]:
+def of_argv(words: Sequence[str]) -> Iterator[Said]:
     """The ports that a command's arguments say; a part that is not known is `UNKNOWN`."""
-    words = [word.replace(UNKNOWN, "\ufffd") for word in argv]
-    program = _program(words)
-    if program in _OTHERS:
+    first = _first(words)
+    name, program = _known(words[first:])
+    if name in _programs.OTHERS:
         return
-    client = program in _CLIENTS or (program in {"nc", "ncat"} and not _nc_listens(words))
+    goes = program.goes(words[first + 1 :])
+    datagrams = program.datagrams is not None and any(map(program.datagrams.fullmatch, words))
     for number, word in enumerate(words):
-        if number == 0:
+        before = words[number - 1] if number else ""
+        if _SHELL.fullmatch(name) and re.fullmatch(r"-\w*c", before):
+            yield from (said._replace(argument=number) for said in of_line(word))
             continue
-        before = words[number - 1]
-        found = _of_word(word, before, program)
-        if found is not None and is_port(found[0]):
-            yield Said(found[0], number, found[1], client, program)
+        found = _by_a_way(program, word, before, goes=goes) if number > first else None
+        if found is None and name not in _programs.CONTAINERS:
+            found = _by_its_look(word, before, goes=goes)
+        if found is not None and is_port(found.port):
+            udp = datagrams or _UDP.fullmatch(word) is not None
+            yield Said(found.port, number, found.at, found.client, name, udp)
 
 
-def _program(words: Sequence[str]) -> str:
-    """The program's own name: of `python -m http.server` the module, without `env` and `sudo`."""
-    names = [word.rpartition("/")[2] for word in words]
-    for number, word in enumerate(words):
-        if word == "-m" and number + 1 < len(words):
-            return words[number + 1]
-    while names and names[0] in {"sudo", "env", "nohup", "exec", "setsid", "stdbuf"}:
-        names = names[1:]
-    name = names[0] if names else ""
-    if "\ufffd" in name or re.fullmatch(r"python[\d.]*|sh|bash", name):
-        script = next((one for one in names[1:] if not one.startswith("-")), name)
-        return name if " " in script or "\n" in script or "\ufffd" in script else script
-    return name
+def _first(words: Sequence[str]) -> int:
+    """Which word names the program: of ``sudo python -m http.server`` the module."""
+    first = next(
+        (
+            at
+            for at, word in enumerate(words)
+            if _own_name(word) not in _programs.WRAPPERS and not _SKIPPED.fullmatch(word)
+        ),
+        0,
+    )
+    if words and _INTERPRETER.fullmatch(_own_name(words[first])):
+        behind = range(first + 1, len(words))
+        modules = (at for at in behind if words[at - 1] == "-m" and _is_name(words[at]))
+        scripts = (at for at in behind if not _SKIPPED.fullmatch(words[at]))
+        script = next(modules, next(scripts, first))
+        return script if _is_name(words[script]) else first
+    return first
 
 
-def _nc_listens(words: Sequence[str]) -> bool:
-    return any(re.fullmatch(r"-\w*l\w*|--listen", word) for word in words)
+def _own_name(word: str) -> str:
+    return word.rpartition("/")[2]
 
 
-def _of_word(word: str, before: str, program: str) -> tuple[int, int] | None:
-    """The port that *word* says, and where in it."""
-    if program in {"docker", "podman"}:
-        published = _MAPPED.fullmatch(word) if before in {"-p", "--publish"} else None
-        return None if published is None else (int(published["port"]), published.start("port"))
-    option = _OPTION.fullmatch(word)
+def _is_name(word: str) -> bool:
+    return re.search(rf"\s|{UNKNOWN}$|^[\d.]*$", word) is None
+
+
+def _known(words: Sequence[str]) -> tuple[str, Program]:
+    """The program's name, that of a subcommand that is known, and what is known of it."""
+    name = _own_name(words[0]) if words else ""
+    if name not in _programs.PROGRAMS:
+        name = next((word for word in words[1:] if word in _programs.SUBCOMMANDS), name)
+    known = _programs.PROGRAMS.get(name)
+    if known is None:
+        known = _CLIENT if name in _programs.CLIENTS else _NOTHING
+    return NAMELESS if UNKNOWN in name else name, known
+
+
+_NOTHING: Final = _programs.Program()
+_CLIENT: Final = _programs.Program(client=True)
+
+
+def _by_a_way(program: Program, word: str, before: str, *, goes: bool) -> _Found | None:
+    """The port that *word* says in one of the program's own ways."""
+    for way in program.ways:
+        if program.listens is not None and way.client != goes:
+            continue
+        if found := _in_place(way, word, before):
+            return found
+    return None
+
+
+def _in_place(way: Way, word: str, before: str) -> _Found | None:
+    start = 0
+    if way.before is not None and not way.before.fullmatch(before):
+        joined = way.before.match(word)
+        if joined is None:
+            return None
+        start = joined.end() + word.startswith("=", joined.end())
+    return _found(way.value.fullmatch(word, start), client=way.client)
+
+
+def _by_its_look(word: str, before: str, *, goes: bool) -> _Found | None:
+    """The port that *word* says, whatever the program: ``-p8080``, ``--port=8080``."""
+    for pattern in (_SHORT, _DEFINED, _LISTENS):
+        if found := _found(pattern.fullmatch(word), client=goes):
+            return found
+    if goes:
+        match = _places.URL.match(word) or _places.PLACE.fullmatch(word.partition("/")[0])
+        if found := _found(match, client=True):
+            return found
+    option, start = _OPTION.fullmatch(word), 0
     if option is not None and option["value"] is not None:
-        found = _number_or_place(option["value"])
-        return None if found is None else (found[0], found[1] + option.start("value"))
-    return _alone(word, program) or _after(word, before, program)
+        start = option.start("value")
+    else:
+        option = _OPTION.fullmatch(before)
+        if option is None or option["value"] is not None:
+            return None
+        if ":" not in word and option["name"] in _VAGUE:
+            return None
+    match = _NUMBER.fullmatch(word, start) or _places.PLACE.fullmatch(word, start)
+    return _found(match, client=goes)
 
 
-def _alone(word: str, program: str) -> tuple[int, int] | None:
-    """The port that *word* says by itself: ``-p8080``, ``-Dserver.port=8080``."""
-    for pattern in (_SHORT, _DEFINED):
-        if match := pattern.fullmatch(word):
-            return int(match["value"]), match.start("value")
-    if match := _LISTENS.match(word):
-        return int(match["port"]), match.start("port")
-    if program in _CLIENTS and (match := _URL.match(word)) and _calls.is_loopback(match["host"]):
-        return int(match["port"]), match.start("port")
-    return None
-
-
-def _after(word: str, before: str, program: str) -> tuple[int, int] | None:
-    """The port that *word* says behind an option, or as the argument of a program we know."""
-    if word.isdecimal() and word.isascii() and (before in _BARE or program in _BARE):
-        return int(word), 0
-    option = _OPTION.fullmatch(before)
-    if option is None or option["value"] is not None:
+def _found(match: re.Match[str] | None, *, client: bool) -> _Found | None:
+    """The port of a match, if its host is this machine."""
+    if match is None:
         return None
-    found = _number_or_place(word)
-    # Of -b and -l a number alone is a size or a level more often than a port.
-    return found if ":" in word or option["name"] not in _VAGUE else None
-
-
-_VAGUE: Final = frozenset({"b", "l", "listen", "bind", "http"})
-
-
-def _number_or_place(text: str) -> tuple[int, int] | None:
-    if text.isdecimal() and text.isascii() and len(text) <= 5:  # noqa: PLR2004 - 65535
-        return int(text), 0
-    if m := _PLACE.fullmatch(text):
-        host = m["host"]
-        if _calls.is_loopback(host) or _calls.is_everywhere(host):
-            return int(m["port"]), m.start("port")
-    return None
+    host = match.groupdict().get("host")
+    is_here = host is None or _places.is_loopback(host)
+    if not is_here and not client:
+        is_here = _places.is_everywhere(host) or UNKNOWN in str(host)
+    return _Found(int(match["port"]), match.start("port"), client) if is_here else None
 
 
 def names_a_port(variable: str) -> bool:

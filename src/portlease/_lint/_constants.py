@@ -11,15 +11,13 @@ import ast
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from portlease._lint._values import is_port
+from portlease._lint._values import FIRST_UNPRIVILEGED, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
     from portlease._lint._module import Module
-
-FIRST_UNPRIVILEGED: Final = 1024
 
 
 class Left(NamedTuple):

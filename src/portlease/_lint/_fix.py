@@ -8,16 +8,14 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import PortleaseError
-from portlease._findings import _allow, _baseline, _rules
-from portlease._lint import _checks, _files, _hard_coded, _left, _plan
+from portlease._findings import _allow, _file, _rules
+from portlease._lint import _checks, _files, _hard_coded, _left, _places, _plan
 from portlease._lint._module import Module
 from portlease._lint._source import Source, UnreadableError
 
 if TYPE_CHECKING:
-    import ast
     from collections.abc import Callable, Sequence
 
-    from portlease._findings._finding import Finding
     from portlease._lint._plan import Plan, Refusal
 
 
@@ -82,7 +80,7 @@ def fix(
         except (OSError, UnreadableError, RecursionError):
             continue
         if write and one.after != one.before:
-            _baseline.write_whole(path, one.after)
+            _file.write_whole(path, one.after)
         if one.tests or one.refused:
             fixed.append(one)
     return fixed
@@ -93,34 +91,28 @@ def _fixed(path: str, data: bytes, codes: frozenset[str]) -> Fixed:
     from portlease._lint import _rewrite
 
     shown = _files.shown(path)
-    plans, refusals, tree = _planned(path, data)
+    source = Source(data)
+    if not source.is_relevant:
+        return Fixed(shown, data, data, 0, ())
+    module = Module(source)
+    plans, refusals = _planned(path, module)
     told = [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
     try:
         after = _rewrite.rewrite(data, plans) if plans else data
     except (_rewrite.UnwritableError, RecursionError) as error:
         why = "nested too deeply for libcst" if isinstance(error, RecursionError) else error
         return Fixed(shown, data, data, 0, (*told, f"{shown}: {why}"))
-    if tree is not None:
-        has_reason = {(one.name, one.line) for one in refusals}
-        told += _left.reasons(tree, _still_found(path, data, after, codes), has_reason)
+    takeover = _files.takes_over(os.path.dirname(os.path.abspath(path)))
+    found = _checks.of_module(module, shown, codes, takeover=takeover)
+    if plans:
+        found = _left.left(found, _checks.check(after, shown, codes, takeover=takeover))
+    has_reason = {(one.name, one.line) for one in refusals}
+    told += _left.reasons(source.tree, found, has_reason)
     return Fixed(shown, data, after, len(plans), tuple(told))
 
 
-def _still_found(path: str, before: bytes, after: bytes, codes: frozenset[str]) -> list[Finding]:
-    """The findings in *before* that *after* has too."""
-    takeover = _files.takes_over(os.path.dirname(os.path.abspath(path)))
-    shown = _files.shown(path)
-    found = _checks.check(before, shown, codes, takeover=takeover)
-    if before == after or not found:
-        return found
-    return _left.left(found, _checks.check(after, shown, codes, takeover=takeover))
-
-
-def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal], ast.Module | None]:
-    source = Source(data)
-    if not source.is_relevant:
-        return [], [], None
-    module = Module(source)
+def _planned(path: str, module: Module) -> tuple[list[Plan], list[Refusal]]:
+    source = module.source
     allows = _allow.in_tree(source.text, source.tree)
     uses = [
         use
@@ -137,7 +129,7 @@ def _planned(path: str, data: bytes) -> tuple[list[Plan], list[Refusal], ast.Mod
             kept.append(plan)
         else:
             refused.append(_plan.Refusal(plan.name, plan.line, f"{where} has its port, too"))
-    return kept, sorted(refused, key=lambda refusal: refusal.line), source.tree
+    return kept, sorted(refused, key=lambda refusal: refusal.line)
 
 
 def _in_conftest(path: str, number: int) -> str | None:
@@ -147,7 +139,7 @@ def _in_conftest(path: str, number: int) -> str | None:
         name = os.path.join(folder, "conftest.py")
         try:
             with open(name, "rb") as file:
-                found = re.search(rb"(?<!\d)%d(?!\d)" % number, file.read())
+                found = _places.digits(number).search(file.read().decode("latin-1"))
         except (FileNotFoundError, NotADirectoryError):
             found = None
         if found and not os.path.samefile(name, path):

@@ -7,15 +7,16 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._findings import _rules
-from portlease._lint import _calls, _commands
-from portlease._lint._values import MAX_PORT, UNKNOWN, Text, is_port
+from portlease._lint import _calls, _commands, _places
+from portlease._lint._values import FIRST_UNPRIVILEGED, MAX_PORT, UNKNOWN, Text, is_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
     from portlease._lint._module import Module
-    from portlease._lint._scopes import Function, Parameter, Scope
+    from portlease._lint._scopes import Parameter, Scope
+    from portlease._lint._source import Function
 
 
 class Use(NamedTuple):
@@ -30,20 +31,12 @@ class Use(NamedTuple):
     """Which program is given it, if one is."""
 
 
-FIRST_UNPRIVILEGED: Final = 1024
 _ROUNDS: Final = 3
 """How many functions of its own module a number is followed through."""
 
-# tcp://*:5555, 127.0.0.1:8080, [::1]:8080, and Twisted's tcp:8080:interface=127.0.0.1
-_PLACE: Final = re.compile(
-    r"(?:(?:tcp|http|https|ws|udp|tls|ssl)://)?(?P<host>\[[0-9a-fA-F:]*\]|[\w.*-]*):(?P<port>\d+)/?"
-)
+# Twisted's tcp:8080:interface=127.0.0.1
 _ENDPOINT: Final = re.compile(
     r"(?:tcp6?|ssl):(?:(?P<host>[a-zA-Z][\w.-]*|127[\d.]+):)?(?:port=)?(?P<port>\d+)(?::.*)?"
-)
-_URL: Final = re.compile(
-    r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?:[^/@\s]*@)?(?P<host>\[[0-9a-fA-F:]*\]|[^/:@\s]+)"
-    r":(?P<port>\d{1,5})(?!\d)"
 )
 _NAMED_HOST: Final = re.compile(
     r"host|local|loopback|addr|server|(^|_)ip|interface|bind", re.IGNORECASE
@@ -138,16 +131,14 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _in_texts(module: Module, sink: _calls.Sink) -> Iterator[_Found]:
-    patterns = [_PLACE, _ENDPOINT] if sink.shape == "place" else [_URL]
     for text in module.values.texts(sink.value, sink.scope):
-        for pattern in patterns:
-            match = pattern.match(str(text)) if pattern is _URL else pattern.fullmatch(str(text))
-            if match is not None:
-                host = match["host"]
-                if host is None and pattern is _ENDPOINT:
-                    host = "127.0.0.1"
-                yield int(match["port"]), text.origin(match.start("port")), host or ""
-                break
+        if sink.shape == "url":
+            match = _places.URL.match(str(text))
+        else:
+            match = _ENDPOINT.fullmatch(str(text)) or _places.PLACE.fullmatch(str(text))
+        if match is not None:
+            host = "127.0.0.1" if match["host"] is None else match["host"]
+            yield int(match["port"]), text.origin(match.start("port")), host
 
 
 def _host(module: Module, expression: ast.expr | None, scope: Scope) -> str | None:
@@ -172,8 +163,8 @@ def _host_counts(sink: _calls.Sink, host: str | None, number: int = MAX_PORT) ->
             sink.deed == "bind" or (not sink.udp and number >= FIRST_UNPRIVILEGED)
         )
     if sink.deed == "bind":
-        return _calls.is_loopback(host) or _calls.is_everywhere(host)
-    return _calls.is_loopback(host)
+        return _places.is_loopback(host) or _places.is_everywhere(host)
+    return _places.is_loopback(host)
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -183,30 +174,22 @@ def _of_command(module: Module, sink: _calls.Sink) -> Iterator[Use]:
     match sink.shape:
         case "argv":
             for words in _words(module, sink.value, sink.scope, 0):
-                yield from _of_argv(sink, words)
+                for said in _commands.of_argv([str(word) for word in words]):
+                    yield _said(sink, said, words[said.argument])
         case "shell":
             for text in module.values.texts(sink.value, sink.scope):
-                yield from _of_line(sink, text)
+                for said in _commands.of_line(str(text)):
+                    yield _said(sink, said, text)
         case "env":
             yield from _of_environment(module, sink)
         case _:
             pass
 
 
-def _of_argv(sink: _calls.Sink, words: list[Text]) -> Iterator[Use]:
-    for said in _commands.ports([str(word) for word in words]):
-        origin = words[said.argument].origin(said.at)
-        code = _rules.PEER if said.client else _rules.BOUND
-        yield Use(code, said.port, origin, sink, said.program)
-
-
-def _of_line(sink: _calls.Sink, text: Text) -> Iterator[Use]:
-    line = str(text)
-    for said in _commands.ports(_commands.split(line)):
-        at = re.search(rf"(?<!\d){said.port}(?!\d)", line)
-        if at is not None:
-            code = _rules.PEER if said.client else _rules.BOUND
-            yield Use(code, said.port, text.origin(at.start()), sink, said.program)
+def _said(sink: _calls.Sink, said: _commands.Said, text: Text) -> Use:
+    code = _rules.PEER if said.client else _rules.BOUND
+    sink = sink._replace(udp=said.udp)
+    return Use(code, said.port, text.origin(said.at), sink, said.program)
 
 
 def _words(module: Module, expression: ast.expr, scope: Scope, depth: int) -> Iterator[list[Text]]:

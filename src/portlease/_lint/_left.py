@@ -7,15 +7,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from portlease._findings import _rules
+from portlease._lint._source import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Final
 
     from portlease._findings._finding import Finding
-    from portlease._lint._scopes import Function
+    from portlease._lint._source import Function
 
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 _WHY: Final = {
     _rules.PEER: "who listens there is not seen",
     _rules.UNHELD: (
@@ -47,8 +47,10 @@ def reasons(
     tree: ast.Module, findings: Iterable[Finding], told: Collection[tuple[str, int]]
 ) -> Iterator[str]:
     """A line for each finding, but for what has one: the tests in *told*, by name and line."""
+    # Functions of functions are in their walk as well: the outermost comes first.
+    functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
     for finding in findings:
-        function = _function(tree, finding.line or 0)
+        function = _function(functions, finding.line or 0)
         if finding.code != _rules.BOUND:
             why = _WHY.get(finding.code, _NOT_OURS)
         elif function is not None and (function.name, function.lineno) in told:
@@ -58,13 +60,9 @@ def reasons(
         yield f"{finding.path}:{finding.line} {finding.code}: {why}"
 
 
-def _function(tree: ast.Module, line: int) -> Function | None:
+def _function(functions: Iterable[Function], line: int) -> Function | None:
     """The outermost function that the line is in, its decorators included."""
-    # Functions of functions are in their walk as well: the outermost comes first.
-    for node in ast.walk(tree):
-        if isinstance(node, _FUNCTIONS) and _first(node) <= line <= (node.end_lineno or 0):
-            return node
-    return None
+    return next((one for one in functions if _first(one) <= line <= (one.end_lineno or 0)), None)
 
 
 def _first(function: Function) -> int:

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
-    from portlease._lint._scopes import Function, Scope
-    from portlease._lint._source import Source
+    from portlease._lint._scopes import Scope
+    from portlease._lint._source import Function, Source
 
 _OTHER_FAMILY: Final = re.compile(r"\bAF_(?!INET)")
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Module:

@@ -11,6 +11,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._findings import _rules
+from portlease._lint import _commands, _places, _programs
+from portlease._lint._source import FUNCTIONS
 from portlease._lint._values import is_port
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from portlease._lint._hard_coded import Use
     from portlease._lint._module import Module
-    from portlease._lint._scopes import Function
+    from portlease._lint._source import Function
 
 
 class Plan(NamedTuple):
@@ -50,12 +52,6 @@ class _No(Exception):  # noqa: N818 - never leaves this module
     """A reason to leave the test alone."""
 
 
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
-# They set SO_REUSEADDR, so that they bind beside the hold of leased_port as they are.
-_SHARING: Final = frozenset(
-    {"redis-server", "valkey-server", "nginx", "memcached", "mosquitto", "haproxy", "http.server"}
-    | {"uvicorn", "gunicorn", "hypercorn", "sshd", "ncat", "node", "java", "postgres"}
-)
 _ORDINALS: Final = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _TCP: Final = "leased_port"
 _UDP: Final = "leased_udp_port"
@@ -127,7 +123,7 @@ def _test_of(module: Module, node: ast.AST) -> Function | None:
     tests = [
         ancestor
         for ancestor in module.source.ancestors(node)
-        if isinstance(ancestor, _FUNCTIONS)
+        if isinstance(ancestor, FUNCTIONS)
         and ancestor.name.startswith("test")
         and isinstance(module.source.parents.get(ancestor), ast.Module | ast.ClassDef)
         and node not in set(_heads(ancestor))
@@ -152,7 +148,7 @@ def _plan(
     _check_test(module, test, elsewhere)
     udp: dict[int, bool] = {}
     for use in sorted(uses, key=lambda use: (use.origin.lineno, use.origin.col_offset)):
-        _check_use(module, test, use)
+        _check_use(use)
         if udp.setdefault(use.number, use.sink.udp) != use.sink.udp:
             raise _No(f"port {use.number} is TCP and UDP in it")
     origins = {use.origin for use in uses}
@@ -239,14 +235,24 @@ def _check_class(module: Module, of: ast.ClassDef) -> None:
 # --- its port -----------------------------------------------------------------------------------
 
 
-def _check_use(module: Module, test: Function, use: Use) -> None:
-    del module, test
-    if use.program is not None and use.program not in _SHARING:
-        who = "a program" if use.program.endswith("=") else use.program
-        raise _No(f"{who} may not set SO_REUSEADDR; start it with the fixture serve")
+def _check_use(use: Use) -> None:
+    if use.program is not None:
+        _check_program(use.program, udp=use.sink.udp)
     value = use.origin.value if isinstance(use.origin, ast.Constant) else None
     if isinstance(value, int) and value != use.number:
         raise _No(f"port {use.number} is reckoned from {value}")
+
+
+def _check_program(program: str, *, udp: bool) -> None:
+    if program in _programs.CONTAINERS:
+        raise _No(f"{program} has its daemon bind it; give it a lease() that has stepped aside")
+    if udp:
+        raise _No(
+            f"{program} binds it for UDP, which is not shared; start it with the fixture serve"
+        )
+    if program not in _programs.SHARING:
+        who = _commands.NAMELESS if program.endswith("=") else program
+        raise _No(f"{who} may not set SO_REUSEADDR; start it with the fixture serve")
 
 
 def _check_inside(module: Module, test: Function, number: int, origins: set[ast.expr]) -> None:
@@ -282,11 +288,7 @@ def _has(value: object, number: int) -> bool:
         return value == number
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    return isinstance(value, str) and _digits(number).search(value) is not None
-
-
-def _digits(number: int) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\d){number}(?!\d)")
+    return isinstance(value, str) and _places.digits(number).search(value) is not None
 
 
 def in_text(number: int) -> re.Pattern[str]:
@@ -323,7 +325,7 @@ def _is_in_text(
     # An f-string would read \N{...} as a name, too, but its braces must not be doubled.
     if "\\N{" in _segment(module, node):
         return False
-    return len(in_text(number).findall(text)) == len(_digits(number).findall(text))
+    return len(in_text(number).findall(text)) == len(_places.digits(number).findall(text))
 
 
 def _may_be_a_host(expression: ast.expr) -> bool:

@@ -6,6 +6,8 @@ import ast
 import re
 from typing import TYPE_CHECKING
 
+from portlease._lint import _places
+from portlease._lint._scopes import last_name
 from portlease._lint._values import UNKNOWN
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from portlease._lint._scopes import Scope, Scopes
-    from portlease._lint._source import Source
+    from portlease._lint._source import Function, Source
     from portlease._lint._values import Values
 
 # Libraries that answer HTTP requests themselves, and the fixtures of their pytest plugins.
@@ -92,7 +94,7 @@ class Pretence:
             return False
         if function not in self._compared:
             self._compared[function] = frozenset(_compared(function))
-        return any(re.search(rf"(?<!\d){number}(?!\d)", text) for text in self._compared[function])
+        return any(map(_places.digits(number).search, self._compared[function]))
 
     def is_used(self, call: ast.Call) -> bool:
         """Whether what *call* makes is used: a method of it called, or it handed to a caller."""
@@ -145,7 +147,7 @@ class Pretence:
             if isinstance(made, ast.Await):
                 made = made.value
             if isinstance(made, ast.Call) and (
-                _is_unopened(made) or (bare and _last(made.func) == "object")
+                _is_unopened(made) or (bare and last_name(made.func) == "object")
             ):
                 return True
             if isinstance(made, ast.Call | ast.List | ast.Tuple) and any(
@@ -158,14 +160,14 @@ class Pretence:
         if owner.startswith("twisted.internet.reactor") or owner == "reactor":
             return True
         return any(
-            isinstance(binding.value, ast.Call) and _last(binding.value.func) == "buildReactor"
+            isinstance(binding.value, ast.Call) and last_name(binding.value.func) == "buildReactor"
             for binding in self._values.settled(expression, scope)
         )
 
-    def _has_http_fixture(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    def _has_http_fixture(self, function: Function) -> bool:
         return any(_HTTP_FIXTURES.match(one.arg) for one in function.args.args)
 
-    def _has_patch(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    def _has_patch(self, function: Function) -> bool:
         known = self._patched.get(function)
         if known is None:
             known = any(map(_is_patch, function.decorator_list)) or any(
@@ -174,7 +176,7 @@ class Pretence:
             self._patched[function] = known
         return known
 
-    def _has_fakes(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    def _has_fakes(self, function: Function) -> bool:
         """Whether anything is patched or faked in it: more than enough to fool a client."""
         known = self._faked.get(function)
         if known is None:
@@ -195,7 +197,7 @@ class Pretence:
             call = item.context_expr
             if not isinstance(call, ast.Call):
                 continue
-            name = _last(call.func)
+            name = last_name(call.func)
             if name in {"raises", "assertRaises", "assertRaisesRegex", "assertRaisesMessage"}:
                 if call.args and set(_names(call.args[0])) & _REFUSALS:
                     return True
@@ -261,13 +263,7 @@ def _names(expression: ast.expr) -> Iterator[str]:
         for one in expression.elts:
             yield from _names(one)
     else:
-        yield _last(expression)
-
-
-def _last(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Attribute):
-        return expression.attr
-    return expression.id if isinstance(expression, ast.Name) else ""
+        yield last_name(expression)
 
 
 def _is_patch(decorator: ast.expr) -> bool:
@@ -312,7 +308,7 @@ def _compared(function: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Compare):
             parts = [node.left, *node.comparators]
         elif isinstance(node, ast.Call) and re.match(
-            r"assert_?(\w*(equal|call|called)|is$|in$|that)", _last(node.func), re.IGNORECASE
+            r"assert_?(\w*(equal|call|called)|is$|in$|that)", last_name(node.func), re.IGNORECASE
         ):
             parts = [*node.args, *(one.value for one in node.keywords)]
         for part in parts:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from portlease._findings import _rules
-from portlease._findings._finding import Finding
 from portlease._lint import _checks, _files
+from portlease._lint._source import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
+
+    from portlease._findings._finding import Finding
 
 
 class Looked(NamedTuple):
@@ -61,11 +62,8 @@ def _one(
     try:
         data = read_file(path) if read is None else read(path)
     except OSError as error:
-        if _rules.UNREADABLE not in codes:
-            return []
-        what = f"cannot be read: {error.strerror}"
-        remedy = _rules.RULES[_rules.UNREADABLE].remedy
-        return [Finding(shown, None, None, None, None, _rules.UNREADABLE, what, remedy, what)]
+        what = UnreadableError(f"cannot be read: {error.strerror}")
+        return _checks.unreadable(shown, what, codes)
     takeover = _files.takes_over(os.path.dirname(os.path.abspath(path)))
     return _checks.check(data, shown, codes, takeover=takeover)
 

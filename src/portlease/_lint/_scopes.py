@@ -7,21 +7,21 @@ what it stands for is not known, and nothing is claimed of it.
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
+
+from portlease._lint._source import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
-    from portlease._lint._source import Source
+    from portlease._lint._source import Function, Source
 
-Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
-_SCOPES: Final = (*_FUNCTIONS, ast.Lambda, ast.ClassDef, ast.Module)
+_SCOPES: Final = (*FUNCTIONS, ast.Lambda, ast.ClassDef, ast.Module)
 _BINDING: Final = (
     *(ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.AugAssign, ast.For, ast.AsyncFor),
     *(ast.comprehension, ast.withitem, ast.Import, ast.ImportFrom, ast.ExceptHandler),
-    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda),
+    *(*FUNCTIONS, ast.Lambda),
 )
 
 
@@ -95,7 +95,7 @@ class Scopes:
                 stack += [(child, scope) for child in children[node]]
             if isinstance(node, ast.ClassDef):
                 self.classes.setdefault(node.name, node)
-            elif isinstance(node, _FUNCTIONS):
+            elif isinstance(node, FUNCTIONS):
                 self.functions.setdefault(node.name, []).append(node)
             elif isinstance(node, ast.Global | ast.Nonlocal):
                 scope.outer.update(node.names)
@@ -276,6 +276,13 @@ class Scopes:
 
 
 _DEEPEST: Final = 12
+
+
+def last_name(expression: ast.expr) -> str:
+    """The name, or the one behind the last dot; "" for what has none."""
+    if isinstance(expression, ast.Attribute):
+        return expression.attr
+    return expression.id if isinstance(expression, ast.Name) else ""
 
 
 def _body(node: ast.AST) -> list[ast.AST]:

@@ -6,14 +6,17 @@ import ast
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from portlease._lint import _calls, _unheld
+from portlease._lint import _places
+from portlease._lint._scopes import last_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Final
 
+    from portlease._lint._calls import Sink
     from portlease._lint._module import Module
     from portlease._lint._scopes import Scope
+    from portlease._lint._unheld import Unheld
 
 
 class Shared(NamedTuple):
@@ -40,7 +43,7 @@ def reused(module: Module) -> Iterator[Shared]:
     for call in module.calls:
         scope = module.scopes.of_node[call]
         if module.dotted(call).endswith(".setsockopt"):
-            option = next((name for one in call.args if (name := _last(one)) in _OPTIONS), None)
+            option = next((name for one in call.args if (name := last_name(one)) in _OPTIONS), None)
             if option and _is_on(call.args[-1]) and not _is_exempt(module, call, scope):
                 yield Shared(call, option)
             continue
@@ -55,16 +58,16 @@ def reused(module: Module) -> Iterator[Shared]:
                 yield Shared(keyword.value, option)
     for node in module.scopes.of_node:
         match node:
-            case ast.Assign(targets=[target], value=value) if _last(target) in _FLAGS:
+            case ast.Assign(targets=[target], value=value) if last_name(target) in _FLAGS:
                 if _is_on(value):
-                    yield Shared(node, _FLAGS[_last(target)])
+                    yield Shared(node, _FLAGS[last_name(target)])
             case _:
                 pass
 
 
-def everywhere(module: Module) -> Iterator[Shared]:
-    """Where a server is bound to every interface."""
-    let_go = {helper.node for helper in _unheld.unheld(module)}
+def everywhere(module: Module, unheld: Iterable[Unheld]) -> Iterator[Shared]:
+    """Where a server is bound to every interface, and not only to find a free port."""
+    let_go = {helper.node for helper in unheld}
     for call in module.calls:
         for sink in module.sinks(call) if call not in let_go else ():
             if sink.deed != "bind" or module.pretence.covers(call, sink.scope):
@@ -74,7 +77,7 @@ def everywhere(module: Module) -> Iterator[Shared]:
             yield from _hosts(module, sink)
 
 
-def _hosts(module: Module, sink: _calls.Sink) -> Iterator[Shared]:
+def _hosts(module: Module, sink: Sink) -> Iterator[Shared]:
     given: list[tuple[ast.expr, Scope]] = []
     if sink.shape == "address":
         given = [
@@ -87,19 +90,13 @@ def _hosts(module: Module, sink: _calls.Sink) -> Iterator[Shared]:
     for host, scope in given:
         texts = module.values.texts(host, scope)
         for text in texts if len(texts) == 1 else ():  # of several the test tries each
-            if _calls.is_everywhere(str(text)) and str(text) != "*":
+            if _places.is_everywhere(str(text)) and str(text) != "*":
                 shown = f'"{text}"' if not str(text) else str(text)
                 yield Shared(text.pieces[0].origin, f"{sink.callee} binds {shown}")
 
 
 def _is_on(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value == 1
-
-
-def _last(expression: ast.expr) -> str:
-    if isinstance(expression, ast.Attribute):
-        return expression.attr
-    return expression.id if isinstance(expression, ast.Name) else ""
 
 
 def _is_exempt(module: Module, call: ast.Call, scope: Scope) -> bool:

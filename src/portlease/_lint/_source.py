@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class UnreadableError(Exception):
@@ -31,7 +31,8 @@ class UnreadableError(Exception):
 # Without one of these words there is nothing to find: a third of all test files.
 _RELEVANT: Final = re.compile(
     r"(?<![a-z])(ports?|localhost|127\.0|socket|sleep|popen|subprocess|bind|listen\w*|connect|\w+_port"
-    r"s?)(?![a-z])|Server|reuse_|unused_|free_|urlopen|https?://|::1|_port",
+    r"s?)(?![a-z])|Server|reuse_|unused_|free_|urlopen|https?://|::1|_port|pexpect|_process\("
+    r"|\bos\.(system|exec|spawn|posix_spawn)",
     re.IGNORECASE,
 )
 
@@ -64,7 +65,7 @@ class Source:
         stack: list[ast.AST] = [self.tree]
         while stack:
             node = stack.pop()
-            function = node if isinstance(node, _FUNCTIONS) else functions[node]
+            function = node if isinstance(node, FUNCTIONS) else functions[node]
             below = children[node] = _children(node)
             for child in below:
                 parents[child] = node

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, NamedTuple
 
+from portlease._lint._source import FUNCTIONS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
     from portlease._lint._module import Module
-    from portlease._lint._scopes import Function
+    from portlease._lint._source import Function
 
 
 class Unheld(NamedTuple):
@@ -41,12 +43,11 @@ _HELPERS: Final = {
     "testing": {"get_unused_port"},
     "anyio": {"get_free_port"},
 }
-FIXTURES: Final = frozenset(
+_FIXTURES: Final = frozenset(
     {"unused_tcp_port", "unused_udp_port", "unused_tcp_port_factory", "unused_udp_port_factory"}
     | {"free_tcp_port", "free_udp_port", "free_tcp_port_factory", "free_udp_port_factory"}
     | {"aiohttp_unused_port"}
 )
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def unheld(module: Module) -> Iterator[Unheld]:
@@ -58,7 +59,7 @@ def unheld(module: Module) -> Iterator[Unheld]:
             yield Unheld(call, what, of_library=True)
     yield from _fixtures(module)
     for node in module.scopes.inside:
-        if isinstance(node, _FUNCTIONS):
+        if isinstance(node, FUNCTIONS):
             yield from _let_go(module, node)
 
 
@@ -66,14 +67,14 @@ def _fixtures(module: Module) -> Iterator[Unheld]:
     """The first use of each library's fixture in this file."""
     told: set[str] = set()
     for node in sorted(
-        (node for node in module.scopes.inside if isinstance(node, _FUNCTIONS)),
+        (node for node in module.scopes.inside if isinstance(node, FUNCTIONS)),
         key=lambda node: node.lineno,
     ):
         if not (node.name.startswith("test") or node.decorator_list):
             continue
         for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
             name = argument.arg
-            if name in FIXTURES - told and name not in module.scopes.functions:
+            if name in _FIXTURES - told and name not in module.scopes.functions:
                 told.add(name)
                 what = f"the fixture {name} finds a free port and does not keep it"
                 yield Unheld(argument, what, of_library=True)
@@ -135,11 +136,10 @@ def _uses(module: Module, function: Function, name: str) -> Iterator[tuple[ast.A
                 yield node, attr
             case ast.Attribute(attr="bind" | "setsockopt" | "settimeout" | "listen" | "family"):
                 yield node, "set up"
-            case ast.withitem() if isinstance(node.ctx, ast.Store):
-                yield node, "with"
-            case ast.withitem():
-                yield node, "with"
-            case ast.Call(func=ast.Attribute(attr="closing") | ast.Name(id="closing")):
+            case (
+                ast.withitem()
+                | ast.Call(func=ast.Attribute(attr="closing") | ast.Name(id="closing"))
+            ):
                 yield node, "with"
             case _ if isinstance(node.ctx, ast.Store):
                 yield node, "set up"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from portlease._lint._scopes import Binding, Parameter, Scope, Scopes
 
+FIRST_UNPRIVILEGED: Final = 1024
 MAX_PORT: Final = 65535
 _DEEPEST: Final = 40
 _MOST: Final = 64
