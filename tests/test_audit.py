@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +15,10 @@ from _audited import DATA, audit, python, static_c
 from _brokered import need_broker
 from _cli import CTRL_C, PORTLEASE, Terminal, environment, started
 from _need import need
-from _processes import HANG_S, wait_for, watched
+from _processes import HANG_S, descendants, wait_for, watched
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 if sys.platform != "linux":
     pytest.skip("the observer is Linux's", allow_module_level=True)
@@ -277,17 +280,12 @@ def test_our_death_hangs_nothing(program: Path) -> None:
     with started("audit", "--", sys.executable, "-c", source) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        tree = _below(process.pid)
+        tree = descendants(process.pid)
         assert tree
         with watched(tree) as all_ended:
             process.kill()
             assert all_ended() == []
     del program
-
-
-def _below(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [found for child in map(int, children) for found in (child, *_below(child))]
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
@@ -297,7 +295,7 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     audit("true", env=env)
     assert list(tmp_path.iterdir()) == []
     with started("audit", "--", "sleep", "1000", env=env) as process:
-        wait_for(lambda: len(_below(process.pid)) > 2)
+        wait_for(lambda: len(descendants(process.pid)) > 2)
         process.kill()
         process.wait(HANG_S)
     wait_for(lambda: not list(tmp_path.iterdir()))

@@ -13,15 +13,11 @@ import pytest
 
 from _brokered import need_broker
 from _cli import PORTLEASE, environment
+from _documents import texts
 from _need import need, netns_command
 from _processes import HANG_S
 
 PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def normal(text: str) -> list[str]:
@@ -33,12 +29,12 @@ def normal(text: str) -> list[str]:
     return [line for line in lines if line and not re.search(r"^\d+ passed|^\.+ \[", line)]
 
 
-@pytest.mark.parametrize("number", range(len(blocks("console"))))
+@pytest.mark.parametrize("number", range(len(texts(PAGE, "console"))))
 def test_sessions(number: int, tmp_path: Path) -> None:
     """Its example is the suite."""
     need_broker()
-    (tmp_path / "test_web.py").write_text(blocks("python")[0])
-    command, _, shown = blocks("console")[number].partition("\n")
+    (tmp_path / "test_web.py").write_text(texts(PAGE, "python")[0])
+    command, _, shown = texts(PAGE, "console")[number].partition("\n")
     words = shlex.split(command.removeprefix("$ "))
     if words[0] == "portlease":
         words[:1] = PORTLEASE

@@ -16,7 +16,6 @@ from _brokered import need_broker
 from _cli import PORTLEASE, environment
 from _need import need, netns_command
 from _processes import HANG_S
-from _serving import everybodys_python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +93,12 @@ def test_sarif_page_and_trail(tmp_path: Path) -> None:
         (("--select", "PL9", "--", "true"), "there is no rule 'PL9'"),
         (("--trail", ".", "--", "true"), "cannot write the trail"),
         (("--html", "no-folder/x.html", "--", "true"), "cannot write no-folder/x.html"),
+        (("--html", ".", "--", "true"), "cannot write .: it is a folder"),
+        (("--trail", "no-folder/x", "--", "true"), "cannot write the trail"),
+        (
+            ("--baseline", "no-folder/x.json", "--write-baseline", "--", "true"),
+            "cannot write no-folder/x.json",
+        ),
         ((), "there is no command; it comes last: -- COMMAND ARGS"),
     ],
 )
@@ -162,8 +167,8 @@ def test_an_ordinary_user() -> None:
         "import socket; socket.create_server(('127.0.0.1', 18510)); "
         "print(open('/proc/self/status').read().partition('NoNewPrivs:')[2][:3].split())"
     )
-    words = ["audit", "--json", "--", everybodys_python(), "-c", source]
-    script = [everybodys_python(), "-c", AS_USER, ":".join(sorted(libraries)), *words]
+    words = ["audit", "--json", "--", need.everybodys_python(), "-c", source]
+    script = [need.everybodys_python(), "-c", AS_USER, ":".join(sorted(libraries)), *words]
     become = (
         "import os, sys; os.setgroups([]); os.setresgid(65534, 65534, 65534); "
         "os.setresuid(65534, 65534, 65534); os.chdir('/'); os.execv(sys.argv[1], sys.argv[1:])"

@@ -102,6 +102,10 @@ def test_get_help_says_what_is_not_promised() -> None:
         (["hold", "--pid", "x"], "'x' is not a valid whole number"),
         (["completion", "tcsh"], "'tcsh' is not one of"),
         (["run"], "there is no command"),
+        (["run", "--"], "run: there is no command; it comes last: -- COMMAND ARGS"),
+        (["audit", "--"], "audit: there is no command; it comes last: -- COMMAND ARGS"),
+        (["repeat", "--"], "repeat: there is no command; it comes last: -- COMMAND ARGS"),
+        (["isolate", "--"], "isolate: there is no command; it comes last: -- COMMAND ARGS"),
         (["run", "--port", "Admin", "--", "true"], "'Admin' cannot name a port"),
         (["run", "--port", "host", "--", "true"], "'host' cannot name a port"),
         (["run", "--port", "18999", "--", "true"], "on port 18999 itself: --ports 18999"),
@@ -182,8 +186,7 @@ def test_the_reader_of_a_pipe_may_go() -> None:
 
 def test_a_full_disk_is_told() -> None:
     """Numbers that could not be written are an error, not a success."""
-    if not os.path.exists("/dev/full"):  # noqa: PTH110 - a device
-        pytest.skip("no /dev/full here")
+    need.capability("dev_full")
     with open("/dev/full", "w", encoding="ascii") as full:  # noqa: PTH123
         done = subprocess.run(
             [*PORTLEASE, "get"],

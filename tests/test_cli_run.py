@@ -471,7 +471,7 @@ def test_our_working_directory_is_the_commands() -> None:
 # As on macOS: the same command, with what that system's branches are made of.
 ELSEWHERE = """\
 import sys
-from portlease._server import _process
+from portlease._tree import _process
 from portlease.cli import _signals, main
 _process._keeper_is_possible = lambda: False
 _signals._follow = lambda process, _: _signals._follow_roughly(process)

@@ -13,7 +13,7 @@ import pytest
 
 from _cli import HTTP, end, line, portlease, python, started
 from _need import need
-from _processes import wait_for, watched
+from _processes import wait_for, watched, with_ever_more_time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,17 @@ GET = python(
     "import os, urllib.request as u; "
     "print(u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/').status)"
 )
+
+
+def late(*words: str, says: str) -> subprocess.CompletedProcess[str]:
+    """Serve one that is never ready, for a client; status 124, and the reason, a pattern."""
+
+    def attempt(seconds: float) -> subprocess.CompletedProcess[str]:
+        done = portlease("run", "--timeout", str(seconds), *words, "--then", "true")
+        assert done.returncode == 124, done.stderr
+        return done
+
+    return with_ever_more_time(attempt, lambda done: re.search(says, done.stderr))
 
 
 def test_the_client_finds_the_server_ready() -> None:
@@ -274,9 +285,7 @@ u.urlopen(f'http://127.0.0.1:{{port}}/health')" {{port}}"""
 )
 def test_never_ready_is_status_124(ready: str, says: str) -> None:
     """What the last try was told is told."""
-    done = portlease("run", "--timeout", "2", "--ready", ready, "--", *HTTP, "--then", "true")
-    assert done.returncode == 124
-    assert says in done.stderr
+    done = late("--ready", ready, "--", *HTTP, says=says)
     assert "Serving HTTP" in done.stderr
 
 
@@ -309,9 +318,8 @@ server.serve_forever()
 
 def test_a_pattern_that_never_comes_is_status_124() -> None:
     """It is told, in the words of the command line."""
-    done = portlease("run", "--timeout", "2", "--ready-log", "never", "--", *HTTP, "--then", "true")
-    assert done.returncode == 124
-    assert "'never' in its output: not written yet" in done.stderr
+    says = "'never' in its output: not written yet"
+    done = late("--ready-log", "never", "--", *HTTP, says=says)
     assert "(--timeout), or another --ready" in done.stderr
 
 
@@ -321,9 +329,7 @@ def test_what_speaks_no_http_is_not_ready() -> None:
         "import os, socket; s = socket.create_server(('', int(os.environ['PORT'])))\n"
         "while True: s.accept()[0].sendall(b'SSH-2.0-x\\r\\n')"
     )
-    done = portlease("run", "--timeout", "2", "--ready", "/", "--", *serve, "--then", "true")
-    assert done.returncode == 124
-    assert "no HTTP" in done.stderr or "reset" in done.stderr
+    late("--ready", "/", "--", *serve, says="no HTTP|reset")
 
 
 def test_dying_before_it_is_ready_is_told_at_once() -> None:

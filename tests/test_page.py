@@ -41,7 +41,16 @@ def small(text: str = "t") -> dict[str, Any]:
             {"lane": 1, "name": text, "begin": 0.5, "end": None, "worker": text},
         ],
         "ports": [
-            {"lane": 0, "port": 8080, "begin": 0.5, "end": None, "file": text, "line": 3},
+            {
+                "lane": 0,
+                "port": 8080,
+                "begin": 0.5,
+                "end": None,
+                "file": text,
+                "line": 3,
+                "options": text,
+                "findings": [0],
+            },
             {"lane": 1, "port": 8080, "begin": 0.6, "end": 0.6, "error": "EADDRINUSE"},
         ],
         "collisions": [{"at": 0.6, "lane": 1, "other": 0, "port": 8080, "text": text}],
@@ -60,7 +69,17 @@ def small(text: str = "t") -> dict[str, Any]:
             {"test": "other", "alone": True},
         ],
         "findings": [
-            {"level": "error", "rule": text, "text": text, "file": text, "line": 1, "remedy": text},
+            {
+                "level": "error",
+                "code": text,
+                "rule": text,
+                "text": text,
+                "file": text,
+                "line": 1,
+                "ports": [8080],
+                "tests": [text] * 4,
+                "remedy": text,
+            },
         ],
     }
 
@@ -124,6 +143,13 @@ def test_what_matters_needs_no_script() -> None:
     assert "failed alone too: 1" in text
 
 
+def test_the_legend_names_the_levels_that_there_are() -> None:
+    """A page without findings has no colours of theirs."""
+    assert "port of an error" in page(small())
+    assert "port of a warning" not in page(small())
+    assert "port of an" not in page({"title": "t"})
+
+
 def test_the_scripts_data() -> None:
     """Columns, in microseconds; every text once; what has no end ends with its lane."""
     data = data_of(page(small()))
@@ -142,6 +168,7 @@ def test_the_scripts_data() -> None:
         ({}, "title=None"),
         ({"title": "t", "lane": []}, "no 'lane'"),
         ({"title": "t", "tests": [{"lane": 0, "name": "n", "begin": 0}]}, "lane 0"),
+        ({**small(), "findings": []}, "has finding 0"),
         ({"title": "t", "lanes": [{"name": "n", "begin": 0, "end": float("nan")}]}, "end=nan"),
         ({"title": "t", "lanes": [{"name": "n", "begin": 0, "end": True}]}, "end=True"),
         ({"title": "t", "lanes": [{"name": "n", "begin": 0, "end": 1, "x": 1}]}, "no 'x'"),

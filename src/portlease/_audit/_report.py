@@ -77,9 +77,7 @@ def _cells(event: Event, root: str) -> tuple[str, ...]:
     origin = event.origin or _trail.UNKNOWN
     place = _verdicts.place_of(event, root)
     where = place.path if place.line is None else f"{_short(place.path)}:{place.line}"
-    options = [
-        name for name, on in (("reuseaddr", event.reuseaddr), ("reuseport", event.reuseport)) if on
-    ]
+    options = _options(event)
     if event.error is not None:
         options.append(event.error)
     return (
@@ -89,6 +87,11 @@ def _cells(event: Event, root: str) -> tuple[str, ...]:
         ",".join(options) or "-",
         where,
     )
+
+
+def _options(event: Event) -> list[str]:
+    named = (("reuseaddr", event.reuseaddr), ("reuseport", event.reuseport))
+    return [name for name, on in named if on]
 
 
 def _short(path: str) -> str:
@@ -146,6 +149,17 @@ def lines(verdict: Verdict) -> list[str]:
     return [*told, f"    {finding.remedy}"]
 
 
+def headline(audit: Audit) -> str:
+    """``8 binds (4 unheld, 4 kernel); 1 warning new found; 2 known; 1 of the baseline gone``."""
+    new = "new " if audit.known else ""
+    parts = [total(audit.events), f"{summary(audit.verdicts)} {new}found"]
+    if audit.known:
+        parts.append(f"{audit.known} known")
+    if audit.gone:
+        parts.append(f"{audit.gone} of the baseline gone")
+    return "; ".join(parts)
+
+
 def total(events: Iterable[Event]) -> str:
     """``8 binds (4 unheld, 4 kernel)``."""
     counted = counts(events)
@@ -161,10 +175,14 @@ def page_data(audit: Audit) -> Json:
     """The data of :func:`portlease._page.page`: a lane for each test runner, one for the rest."""
     lanes = _Lanes(audit)
     tests = _tests(audit, lanes)
-    ports = [_port(audit, event, lanes, tests) for event in binds(audit.events)]
+    broken = _broken(audit.verdicts)
+    ports = [
+        {**_port(audit, event, lanes, tests), "findings": broken[id(event)]}
+        for event in binds(audit.events)
+    ]
     _end_at_the_next(ports)
     return {
-        "title": "portlease audit: " + " ".join(audit.command),
+        "title": "portlease audit",
         "command": " ".join(audit.command),
         "started": audit.started,
         "verdict": _verdict(audit),
@@ -182,11 +200,13 @@ def page_data(audit: Audit) -> Json:
         "findings": [
             {
                 "level": verdict.level,
+                "code": verdict.finding.code,
                 "rule": _rules.RULES[verdict.finding.code].name,
                 "text": verdict.finding.message,
                 "file": verdict.finding.path,
                 "line": verdict.finding.line,
-                "port": verdict.ports[0] if len(verdict.ports) == 1 else None,
+                "ports": verdict.ports,
+                "tests": verdict.tests,
                 "count": len(verdict.events),
                 "remedy": verdict.finding.remedy,
             }
@@ -196,11 +216,18 @@ def page_data(audit: Audit) -> Json:
 
 
 def _verdict(audit: Audit) -> Json:
-    if not audit.verdicts:
-        return {"level": "good", "text": "no rule was broken"}
-    worst = audit.verdicts[0].level
-    level = {"error": "bad", "warning": "warning", "note": "neutral"}[worst]
-    return {"level": level, "text": summary(audit.verdicts)}
+    levels = {"error": "bad", "warning": "warning", "note": "neutral"}
+    level = levels[audit.verdicts[0].level] if audit.verdicts else "good"
+    return {"level": level, "text": headline(audit)}
+
+
+def _broken(verdicts: Sequence[Verdict]) -> collections.defaultdict[int, list[int]]:
+    """The numbers of the verdicts on each bind, by the event's id()."""
+    broken: collections.defaultdict[int, list[int]] = collections.defaultdict(list)
+    for number, verdict in enumerate(verdicts):
+        for event in verdict.events:
+            broken[id(event)].append(number)
+    return broken
 
 
 def summary(found: Sequence[Verdict]) -> str:
@@ -285,12 +312,13 @@ def _port(audit: Audit, event: Event, lanes: _Lanes, tests: list[tuple[int, Json
         "end": next(ends, None),
         "error": event.error,
         "origin": event.origin,
-        "program": _verdicts.program(event),
+        "program": _verdicts.program(event) if place.line is not None else place.path,
         "pid": event.pid,
         "file": place.path if place.line is not None else None,
         "line": place.line,
         "test": event.test,
         "lease": event.lease or None,
+        "options": ",".join(_options(event)) or None,
     }
 
 

@@ -8,15 +8,12 @@ its baseline, and a second copy of a known line is a new finding.
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import json
-import os
-import sys
-import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import UsageError
+from portlease._findings._file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,51 +145,3 @@ def write(path: str, findings: Iterable[Finding]) -> int:
     text += "\n]}\n" if lines else "]}\n"
     write_whole(path, text.encode())
     return counted.total()
-
-
-def write_whole(path: str, data: bytes) -> None:
-    """Write *data* to *path*, so that a reader finds the old file or the new one.
-
-    What is there and is no ordinary file (a pipe, a terminal, /dev/null) is written to: root could
-    replace it.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    target = os.path.realpath(path)
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "wb") as file:
-                file.write(data)
-            return
-        fd, temporary = tempfile.mkstemp(prefix=".portlease-", dir=os.path.dirname(target))
-        try:
-            with open(fd, "wb") as file:
-                file.write(data)
-            _keep_owner(temporary, target)
-            os.chmod(temporary, _mode(target))
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", path=path) from error
-
-
-def _keep_owner(path: str, of: str) -> None:
-    """Give *path* to whom *of* belongs, if we may: root rewrites files of others."""
-    if sys.platform != "win32" and os.path.exists(of):
-        status = os.stat(of)
-        with contextlib.suppress(PermissionError):
-            os.chown(path, status.st_uid, status.st_gid)
-
-
-def _mode(path: str) -> int:
-    """The permissions of the file that is replaced, or those that open() would have given."""
-    try:
-        return os.stat(path).st_mode & 0o7777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask

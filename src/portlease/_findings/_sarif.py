@@ -9,7 +9,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import portlease
-from portlease._findings import _baseline, _rules
+from portlease._findings import _baseline, _file, _rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,19 +23,16 @@ _UNDECODED: Final = sys.getfilesystemencodeerrors()
 """How names that are no text came in, and so go out."""
 
 
-def document(
-    findings: Iterable[Finding], *, tool: str, root: str | None = None
-) -> dict[str, object]:
-    """The log of one run.
+def document(findings: Iterable[Finding], *, tool: str) -> dict[str, object]:
+    """The log of one run; relative paths start from the current folder.
 
     Args:
         findings: in the order in which they are told.
         tool: who found them, ``portlease lint``.
-        root: the folder that relative paths start from; the current one by default.
     """
     told = list(findings)
     codes = sorted({finding.code for finding in told} | set(_rules.RULES))
-    base = "file://" + _uri((root or os.getcwd()).replace(os.sep, "/")).rstrip("/") + "/"
+    base = "file://" + _uri(os.getcwd().replace(os.sep, "/")).rstrip("/") + "/"
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -57,14 +54,14 @@ def document(
     }
 
 
-def write(path: str, findings: Iterable[Finding], *, tool: str, root: str | None = None) -> None:
+def write(path: str, findings: Iterable[Finding], *, tool: str) -> None:
     """Write the log to the file at *path*, whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
     """
-    log = document(findings, tool=tool, root=root)
-    _baseline.write_whole(path, f"{json.dumps(log, indent=2)}\n".encode())
+    log = document(findings, tool=tool)
+    _file.write_whole(path, f"{json.dumps(log, indent=2)}\n".encode())
 
 
 def _rule(code: str) -> dict[str, object]:

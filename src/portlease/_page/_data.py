@@ -19,6 +19,7 @@ _TEXT: Final = (str, type(None))
 _NUMBER: Final = (int, type(None))
 _SECONDS: Final = (int, float)
 _MAYBE_SECONDS: Final = (int, float, type(None))
+_LIST: Final = (list, tuple, type(None))
 
 SHAPE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     # A row of the timeline: an instance, or a process.
@@ -53,6 +54,8 @@ SHAPE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
         "line": _NUMBER,
         "test": _TEXT,
         "lease": _TEXT,
+        "options": _TEXT,
+        "findings": _LIST,  # by number: what is wrong with it
     },
     "collisions": {
         "at": _SECONDS,
@@ -63,7 +66,7 @@ SHAPE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     },
     "failures": {
         "test": (str,),
-        "lanes": (list, tuple, type(None)),
+        "lanes": _LIST,
         "at": _MAYBE_SECONDS,
         "cause": _TEXT,
         "culprit": _TEXT,
@@ -74,11 +77,13 @@ SHAPE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     },
     "findings": {
         "level": (str,),  # error, warning, note
+        "code": _TEXT,
         "rule": _TEXT,
         "text": (str,),
         "file": _TEXT,
         "line": _NUMBER,
-        "port": _NUMBER,
+        "ports": _LIST,
+        "tests": _LIST,
         "count": _NUMBER,
         "remedy": _TEXT,
     },
@@ -90,8 +95,8 @@ _PLAIN: Final[Mapping[str, tuple[type, ...]]] = {
     "command": _TEXT,
     "started": _MAYBE_SECONDS,
     "verdict": (dict, type(None)),
-    "facts": (list, tuple, type(None)),
-    "notes": (list, tuple, type(None)),
+    "facts": _LIST,
+    "notes": _LIST,
 }
 
 LEVELS: Final = frozenset({"good", "warning", "bad", "neutral"})
@@ -114,6 +119,7 @@ def checked(data: Mapping[str, Any]) -> Record:
     ):
         raise UsageError(f"verdict={verdict!r} has not a level of {sorted(LEVELS)} and a text")
     _check_lanes(whole)
+    _check_findings(whole)
     return whole
 
 
@@ -140,10 +146,21 @@ def _check_lanes(whole: Record) -> None:
                     raise UsageError(f"a record of {name} is in lane {number}, which there is not")
 
 
+def _check_findings(whole: Record) -> None:
+    findings = range(len(whole["findings"]))
+    for one in whole["ports"]:
+        for number in one["findings"] or ():
+            if number not in findings:
+                raise UsageError(f"a record of ports has finding {number!r}, which there is not")
+
+
 # --- for the script -------------------------------------------------------------------------------
 
 _US: Final = 1_000_000
 _LONGEST_TEXT: Final = 4000
+_PORTS_TEXTS: Final = (
+    *("address", "error", "origin", "program", "file", "test", "lease", "options"),
+)
 
 
 class _Strings:
@@ -195,11 +212,17 @@ def for_script(whole: Record) -> str:
             "end": _ends(ports, ends),
             "pid": [port["pid"] or 0 for port in ports],
             "line": [port["line"] or 0 for port in ports],
-            **{
-                name: [strings.number(port[name]) for port in ports]
-                for name in ("address", "error", "origin", "program", "file", "test", "lease")
-            },
+            **{name: [strings.number(port[name]) for port in ports] for name in _PORTS_TEXTS},
+            "findings": [list(port["findings"] or ()) for port in ports],
         },
+        "findings": [
+            {
+                "level": one["level"],
+                "name": joined((one["code"], one["rule"])),
+                "text": one["text"][:_LONGEST_TEXT],
+            }
+            for one in whole["findings"]
+        ],
         "collisions": [
             {
                 **one,

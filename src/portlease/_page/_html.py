@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from portlease._page import _data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Final
 
     from portlease._page._data import Record
@@ -26,13 +26,13 @@ script-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
 """
 
-_TIMELINE: Final = """\
+_TOOLS: Final = """\
 <section aria-labelledby="timeline">
 <h2 id="timeline">Timeline</h2>
 <div class="tools">
 <input type="search" id="search" placeholder="Find a test, port, file or program" \
 aria-label="Find a test, port, file or program">
-<label><input type="checkbox" id="bad"> failures only</label>
+<label><input type="checkbox" id="bad"> only what is wrong</label>
 <span class="group" role="group" aria-label="Rows">
 <button type="button" data-grouping="lanes" aria-pressed="true">by run</button>
 <button type="button" data-grouping="ports" aria-pressed="false">by port</button></span>
@@ -53,15 +53,25 @@ aria-label="Timeline of tests and ports; the same is in the tables below">\
 <div id="tip" hidden></div>
 <p id="picked" role="status" aria-live="polite">Point at a bar or a mark, or pick one, to read \
 what it is.</p>
-<ul class="legend">
-<li><i style="background:var(--passed)"></i>test passed</li>
-<li><i style="background:var(--failed)"></i>test failed</li>
-<li><i style="background:var(--skipped)"></i>skipped</li>
-<li><i style="background:var(--port)"></i>port in use</li>
-<li><i style="background:var(--unknown)"></i>other ports</li>
-<li><span class="x">&times;</span>bind that failed, or collision; the line leads to who had the \
-port</li>
-</ul>
+"""
+
+_COLOURS: Final = (
+    ("passed", "test passed"),
+    ("failed", "test failed"),
+    ("skipped", "skipped"),
+    ("error", "port of an error"),
+    ("warning", "port of a warning"),
+    ("note", "port of a note"),
+    ("port", "port in use"),
+    ("unknown", "other ports"),
+)
+_CROSS: Final = (
+    '<li><span class="x">&times;</span>bind that failed, or collision; the line leads to who had '
+    "the port</li>\n"
+)
+_LEVELS: Final = frozenset({"error", "warning", "note"})
+
+_KEYS: Final = """\
 <p class="help" id="keys">Drag to move, Ctrl and wheel to zoom. Keys: <kbd>&larr;</kbd> \
 <kbd>&rarr;</kbd> move, <kbd>+</kbd> <kbd>-</kbd> zoom, <kbd>0</kbd> all, <kbd>n</kbd> \
 <kbd>p</kbd> next and previous collision, <kbd>.</kbd> <kbd>,</kbd> next and previous in a row, \
@@ -83,7 +93,9 @@ def document(whole: Record, *, style: str, script: str) -> str:
         f"<style>\n{style}</style>\n</head>\n<body>\n",
         *_header(whole),
         "<main>\n",
-        _TIMELINE,
+        _TOOLS,
+        *_legend(whole),
+        _KEYS,
         _NO_SCRIPT,
         *_failures(whole),
         *_findings(whole),
@@ -117,6 +129,15 @@ def _header(whole: Record) -> Iterator[str]:
         )
         yield f'<dl class="facts">{"".join(facts)}</dl>\n'
     yield "</header>\n"
+
+
+def _legend(whole: Record) -> Iterator[str]:
+    levels = {_level(one) for one in whole["findings"]}
+    yield '<ul class="legend">\n'
+    for colour, meaning in _COLOURS:
+        if colour not in _LEVELS - levels:
+            yield f'<li><i style="background:var(--{colour})"></i>{meaning}</li>\n'
+    yield f"{_CROSS}</ul>\n"
 
 
 # --- what a person must see -----------------------------------------------------------------------
@@ -185,23 +206,50 @@ def _findings(whole: Record) -> Iterator[str]:
     yield (
         '<thead><tr><th scope="col">level</th><th scope="col">rule</th>'
         '<th scope="col">where</th><th scope="col">what, and what to do</th>'
-        '<th scope="col">times</th></tr></thead>\n<tbody>\n'
+        '<th scope="col">in tests</th><th scope="col">ports</th>'
+        '<th scope="col">times</th><th scope="col"></th></tr></thead>\n<tbody>\n'
     )
-    for one in whole["findings"]:
-        yield _finding(one)
+    for number, one in enumerate(whole["findings"]):
+        yield _finding(one, number)
     yield "</tbody></table></div>\n</section>\n"
 
 
-def _finding(one: Record) -> str:
+def _finding(one: Record, number: int) -> str:
     place = _data.joined((one["file"], str(one["line"]) if one["line"] else None), ":")
-    level = one["level"] if one["level"] in {"error", "warning", "note"} else "note"
-    sought = _data.joined((one["rule"], place, one["text"], str(one["port"] or "")))
+    level, rule = _level(one), _data.joined((one["code"], one["rule"]))
+    tests, ports = one["tests"] or (), ", ".join(map(str, one["ports"] or ()))
+    sought = _data.joined((rule, place, one["text"], ports, *tests))
     remedy = f'<span class="why">{_text(one["remedy"])}</span>' if one["remedy"] else ""
     return (
         f'<tr data-text="{_text(sought.lower())}"><td class="level {level}">{level}</td>'
-        f'<td class="nowrap">{_text(one["rule"] or "")}</td><td class="mono">{_text(place)}</td>'
+        f'<td class="rule">{_text(rule)}</td><td class="mono place">{_text(place)}</td>'
         f"<td>{_text(one['text'])}{remedy}</td>"
-        f'<td class="n" data-name="times">{_text(one["count"] or "")}</td></tr>\n'
+        f'<td class="tests mono" data-name="in">{_tests(tests)}</td>'
+        f'<td class="ports" data-name="ports">{_text(ports)}</td>'
+        f'<td class="n" data-name="times">{_text(one["count"] or "")}</td>'
+        f'<td><button type="button" class="go" data-finding="{number}" '
+        f'aria-label="Show {_text(rule)}, {_text(place)} in the timeline">show</button></td></tr>\n'
+    )
+
+
+def _level(one: Record) -> str:
+    return one["level"] if one["level"] in _LEVELS else "note"
+
+
+_MOST_TESTS: Final = 3
+
+
+def _tests(names: Sequence[str]) -> str:
+    """All of them; the first few are in sight."""
+    items = [f"<li>{_text(name)}</li>" for name in names]
+    first, more = items[:_MOST_TESTS], items[_MOST_TESTS:]
+    if not items:
+        return ""
+    if not more:
+        return f"<ul>{''.join(first)}</ul>"
+    return (
+        f"<ul>{''.join(first)}</ul><details><summary>and {len(more):,} more</summary>"
+        f"<ul>{''.join(more)}</ul></details>"
     )
 
 
@@ -219,7 +267,7 @@ def _tables(whole: Record) -> Iterator[str]:
     yield _table(
         "all-ports",
         f"All ports ({ports:,})",
-        ("port", "runs", "bound", "failed", "number from", "where", "tests"),
+        ("port", "runs", "address", "options", "bound", "failed", "number from", "where", "tests"),
     )
     yield _table(
         "all-tests",

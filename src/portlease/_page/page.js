@@ -2,7 +2,7 @@
 (() => {
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
-const S = D.strings, T = D.tests, P = D.ports;
+const S = D.strings, T = D.tests, P = D.ports, F = D.findings;
 const text = n => n < 0 ? "" : S[n];
 const BAD = new Set(["failed", "error"]);
 
@@ -10,7 +10,7 @@ const BAD = new Set(["failed", "error"]);
 
 const LANES = ["#3f7fd1", "#d1743f", "#3fa56b", "#a45fd0", "#c9a227", "#2aa7b8", "#d0568f", "#7c8a99"];
 const laneColour = n => LANES[n % LANES.length];
-const HEAD = 20, TEST = 16, PORT = 12, THIN = 7, GAP = 8;
+const HEAD = 20, TEST = 16, PORT = 12, FOUND = 16, THIN = 7, GAP = 8;
 
 // An index of intervals: sorted by their beginning, with the largest end so far, so that what is
 // in view is found by two searches however long some of them are.
@@ -45,6 +45,20 @@ for (let n = 0; n < P.port.length; n++) if (!given.has(P.origin[n])) chosen.add(
 const contested = k => struck.has(k % 65536) ||
   (chosen.has(k) && users.get(k).size > 1 && D.lanes.length > 1);
 
+// What is wrong with a bind: the worst of its findings.
+const LEVELS = ["", "error", "warning", "note"];
+const rank = f => Math.max(0, LEVELS.indexOf(F[f].level)) || 3;
+const level = new Uint8Array(P.port.length), worst = new Int32Array(P.port.length).fill(-1);
+const wrong = new Map();                       // port -> its worst level
+for (let n = 0; n < P.port.length; n++) {
+  for (const f of P.findings[n]) if (!level[n] || rank(f) < level[n]) { level[n] = rank(f); worst[n] = f; }
+  if (level[n]) wrong.set(key(n), Math.min(level[n], wrong.get(key(n)) || 9));
+}
+const stands = k => contested(k) || (chosen.has(k) && wrong.has(k));
+const worstFirst = (a, b) => contested(b) - contested(a) || (wrong.get(a) || 9) - (wrong.get(b) || 9) ||
+  a % 65536 - b % 65536;
+const highest = items => items.some(n => level[n]) ? FOUND : PORT;
+
 let rows = [], bottoms = [], height = 0, grouping = "lanes";
 
 function build() {
@@ -58,7 +72,8 @@ function build() {
       by.get(worker).push(n);
     }
     for (let n = 0; n < P.port.length; n++) {
-      const by = ports[P.lane[n]], k = contested(key(n)) ? key(n) : -1;
+      // A row for each port that matters, one for each rule that other numbers break, one for the rest.
+      const by = ports[P.lane[n]], k = stands(key(n)) ? key(n) : level[n] ? F[worst[n]].name.split(" ")[0] : -1;
       if (!by.has(k)) by.set(k, []);
       by.get(k).push(n);
     }
@@ -67,9 +82,12 @@ function build() {
       const workers = [...tests[number]].sort((a, b) => a[0] - b[0]);
       for (const [worker, items] of workers)
         add("tests", TEST, {lane: number, label: text(worker), ...indexed(items, T.begin, T.end)});
-      const own = [...ports[number]].filter(([k]) => k >= 0).sort((a, b) => a[0] % 65536 - b[0] % 65536);
+      const own = [...ports[number]].filter(([k]) => k >= 0).sort((a, b) => worstFirst(a[0], b[0]));
       for (const [k, items] of own)
-        add("port", PORT, {lane: number, label: portLabel(k), ...indexed(items, P.begin, P.end)});
+        add("port", highest(items), {lane: number, label: portLabel(k), ...indexed(items, P.begin, P.end)});
+      const broken = [...ports[number]].filter(([k]) => typeof k === "string").sort();
+      for (const [rule, all] of broken) pack(all).forEach((items, n) =>
+        add("found", FOUND, {lane: number, label: n ? "" : rule, ...indexed(items, P.begin, P.end)}));
       if (ports[number].has(-1)) pack(ports[number].get(-1)).forEach((items, n, all) =>
         add("others", THIN, {lane: number, label: n || all.length < 1 ? "" : "others",
           ...indexed(items, P.begin, P.end)}));
@@ -83,12 +101,12 @@ function build() {
       if (!lanes.has(P.lane[n])) lanes.set(P.lane[n], []);
       lanes.get(P.lane[n]).push(n);
     }
-    const order = [...by].sort((a, b) => contested(b[0]) - contested(a[0]) || a[0] % 65536 - b[0] % 65536);
+    const order = [...by].sort((a, b) => worstFirst(a[0], b[0]));
     for (const [k, lanes] of order) {
-      add("head", contested(k) ? HEAD - 3 : 3, {label: contested(k) ? portTitle(k, lanes) : ""});
+      add("head", stands(k) ? HEAD - 3 : 3, {label: stands(k) ? portTitle(k, lanes) : ""});
       for (const [lane, items] of [...lanes].sort((a, b) => a[0] - b[0]))
-        add("port", PORT - 1, {lane, coloured: true,
-          label: contested(k) ? D.lanes[lane].name : portLabel(k), ...indexed(items, P.begin, P.end)});
+        add("port", highest(items) - 1, {lane, coloured: true,
+          label: stands(k) ? D.lanes[lane].name : portLabel(k), ...indexed(items, P.begin, P.end)});
     }
     if (!by.size) add("head", HEAD, {label: "no port was seen"});
   }
@@ -101,7 +119,7 @@ const portLabel = k => (k >= 65536 ? "udp " : "") + k % 65536;
 function portTitle(k, lanes) {
   const hits = D.collisions.filter(c => c.port === k % 65536).length;
   return portLabel(k) + "   " + lanes.size + (lanes.size > 1 ? " runs" : " run") +
-    (hits ? ", " + hits + (hits > 1 ? " collisions" : " collision") : "");
+    (wrong.has(k) ? ", " + LEVELS[wrong.get(k)] : "") + (hits ? ", " + hits + (hits > 1 ? " collisions" : " collision") : "");
 }
 // Into few rows, so that what overlaps is side by side; what is left over shares the last one.
 function pack(items) {
@@ -128,8 +146,8 @@ const timeAt = px => from + (px - gutter) / (width - gutter - 8) * (to - from);
 
 function readColours() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["back", "panel", "text", "soft", "line", "passed", "failed", "skipped",
-    "unknown", "port", "mark", "shade", "select", "good", "bad", "warning"])
+  for (const name of ["back", "text", "soft", "line", "passed", "failed", "skipped",
+    "unknown", "port", "mark", "shade", "select", "good", "bad", "warning", "error", "note", "on"])
     colours[name] = style.getPropertyValue("--" + name).trim();
 }
 const OUTCOMES = {passed: "passed", failed: "failed", error: "failed", skipped: "skipped",
@@ -238,14 +256,29 @@ function paintPorts(row, y) {
   for (let n = first(most, from); n < items.length && begin[items[n]] <= to; n++) {
     const item = items[n];
     if (P.error[item] >= 0) continue;              // a mark, drawn on top of all
-    const a = x(begin[item]), b = Math.max(a + 2, x(end[item]));
+    const a = x(begin[item]), b = Math.max(a + (level[item] ? 4 : 2), x(end[item]));
     pen.globalAlpha = matchPort && !matchPort[item] ? 0.15 : row.kind === "others" ? 0.65 : 1;
-    pen.fillStyle = row.coloured ? laneColour(row.lane) : row.kind === "others" ? colours.unknown : colours.port;
+    pen.fillStyle = level[item] ? colours[LEVELS[level[item]]] : row.coloured ? laneColour(row.lane) :
+      row.kind === "others" ? colours.unknown : colours.port;
     pen.fillRect(a, y, b - a, h);
-    if (b - a > 34 && row.kind === "port")
+    if (level[item]) {
+      const next = items.slice(n + 1, n + 9).find(one => P.error[one] < 0 || x(begin[one]) > b);
+      named(item, a, b, next === undefined ? width : x(begin[next]), y + h / 2 + 0.5);
+    }
+    else if (b - a > 34 && row.kind === "port")
       inside(row.coloured ? D.lanes[row.lane].name : String(P.port[item]), a, b, y + h / 2 + 0.5, "#ffffff");
   }
   pen.globalAlpha = 1;
+}
+// The number and the rule it breaks: in its bar, else beside it, as much of it as there is room for.
+function named(item, a, b, next, y) {
+  const font = "11px system-ui, sans-serif", left = Math.max(a, gutter) + 4;
+  pen.font = font;
+  for (const words of [P.port[item] + " " + F[worst[item]].name, String(P.port[item])]) {
+    const wide = pen.measureText(words).width;
+    if (wide <= Math.min(b, width) - left - 4) { say(words, left, y, colours.on, font); return; }
+    if (wide <= Math.min(next, width) - b - 6) { say(words, b + 3, y, colours.text, font); return; }
+  }
 }
 function paintMarks(top) {
   for (let r = first(bottoms, top); r < rows.length && rows[r].y < top + shown; r++) {
@@ -412,6 +445,15 @@ function showCollision(n) {
   if (row) view.scrollTop = Math.max(0, row.y - shown / 2);
   tell("Collision " + (n + 1) + " of " + D.collisions.length + ", at " + seconds(c.at) + "\n" + c.text);
 }
+function showFinding(f) {
+  const n = P.findings.findIndex(all => all.includes(f));
+  const row = rows.find(one => one.items && one.kind !== "tests" && one.items.includes(n));
+  if (!row) return;
+  const middle = (P.begin[n] + P.end[n]) / 2, span = Math.max(1e6, (P.end[n] - P.begin[n]) * 4);
+  look(middle - span / 2, middle + span / 2);
+  view.scrollTop = Math.max(0, row.y - shown / 2);
+  pick({kind: "port", n, row});
+}
 function neighbour(by) {
   if (!picked) {
     const row = rows.find(one => one.items && one.items.length);
@@ -465,6 +507,7 @@ function describe(one) {
     (failed ? ": bind failed, " + text(P.error[n]) : ""),
     [D.lanes[P.lane[n]].name + (text(P.address[n]) ? ", on " + text(P.address[n]) : ""), text(P.test[n]), file,
       text(P.program[n]) + (P.pid[n] ? " (pid " + P.pid[n] + ")" : ""),
+      ...P.findings[n].map(f => F[f].level + ": " + F[f].text + " [" + F[f].name + "]"),
       text(P.origin[n]) && "the number: " + text(P.origin[n]) + (text(P.lease[n]) ? ", lease " + text(P.lease[n]) : ""),
       failed ? "at " + seconds(P.begin[n]) : seconds(P.begin[n]) + " to " + seconds(P.end[n]),
     ].filter(words => words && words.trim()).join("\n")];
@@ -519,8 +562,9 @@ function search() {
     for (let n = 0; n < T.lane.length; n++)
       if ((!needle || of(T.name[n])) && (!only || BAD.has(T.outcomes[T.outcome[n]]))) { matchTest[n] = 1; tests++; }
     for (let n = 0; n < P.port.length; n++)
-      if ((!needle || String(P.port[n]).includes(needle) || of(P.test[n]) || of(P.file[n]) || of(P.program[n]))
-        && (!only || P.error[n] >= 0 || struck.has(P.port[n]))) { matchPort[n] = 1; ports++; }
+      if ((!needle || String(P.port[n]).includes(needle) || of(P.test[n]) || of(P.file[n]) || of(P.program[n])
+          || P.findings[n].some(f => F[f].name.toLowerCase().includes(needle)))
+        && (!only || P.error[n] >= 0 || level[n] || struck.has(P.port[n]))) { matchPort[n] = 1; ports++; }
   }
   $("found").textContent = active ? tests + " tests, " + ports + " binds match" : "";
   filterTables();
@@ -544,7 +588,12 @@ function cell(row, words, kind, name) {
   if (name && words !== "") td.dataset.name = name;
   return td;
 }
-const PAGE = 100;
+const PAGE = 100, FEW = 3;
+const every = (items, of) => [...new Set(items.map(of).filter(Boolean))];
+const place = n => P.file[n] < 0 ? text(P.program[n]) : text(P.file[n]) + (P.line[n] ? ":" + P.line[n] : "");
+function some(all) {
+  return all.slice(0, FEW).join(", ") + (all.length > FEW ? " and " + (all.length - FEW) + " more" : "");
+}
 const tables = [
   {id: "all-ports", rows: () => {
     const by = new Map();
@@ -553,16 +602,18 @@ const tables = [
       if (!by.has(key(n))) by.set(key(n), []);
       by.get(key(n)).push(n);
     }
-    return [...by].sort((a, b) => contested(b[0]) - contested(a[0]) || a[0] % 65536 - b[0] % 65536);
+    return [...by].sort((a, b) => worstFirst(a[0], b[0]));
   }, fill: (row, [k, items]) => {
-    const bad = items.filter(n => P.error[n] >= 0).length, one = items.find(n => P.file[n] >= 0);
-    cell(row, portLabel(k), "n", "port");
-    cell(row, [...new Set(items.map(n => D.lanes[P.lane[n]].name))].join(", "), "", "runs");
-    cell(row, items.length - bad, "n", "bound");
-    cell(row, bad, "n", "failed");
-    cell(row, [...new Set(items.map(n => text(P.origin[n])).filter(Boolean))].join(", "), "", "number");
-    cell(row, one === undefined ? text(P.program[items[0]]) : text(P.file[one]) + (P.line[one] ? ":" + P.line[one] : ""), "mono", "where");
-    cell(row, [...new Set(items.map(n => text(P.test[n])).filter(Boolean))].slice(0, 3).join(", "), "mono", "tests");
+    const bad = items.filter(n => P.error[n] >= 0);
+    cell(row, portLabel(k), wrong.has(k) ? "n level " + LEVELS[wrong.get(k)] : "n", "port");
+    cell(row, every(items, n => D.lanes[P.lane[n]].name).join(", "), "", "runs");
+    cell(row, every(items, n => text(P.address[n])).join(", "), "whole", "address");
+    cell(row, every(items, n => text(P.options[n])).join(", "), "whole", "options");
+    cell(row, items.length - bad.length, "n", "bound");
+    cell(row, [bad.length, ...every(bad, n => text(P.error[n]))].join(" "), "n", "failed");
+    cell(row, every(items, n => text(P.origin[n])).join(", "), "", "number");
+    cell(row, every(items, place).join(", "), "mono", "where");
+    cell(row, some(every(items, n => text(P.test[n]))), "mono", "tests");
   }},
   {id: "all-tests", rows: () => {
     const found = [];
@@ -596,12 +647,13 @@ for (const table of tables) {
 }
 for (const button of document.querySelectorAll("button.go"))
   button.addEventListener("click", () => {
-    const at = Number(button.dataset.at), port = Number(button.dataset.port);
     view.scrollIntoView({block: "center"});
+    paper.focus({preventScroll: true});
+    if (button.dataset.finding) { showFinding(Number(button.dataset.finding)); return; }
+    const at = Number(button.dataset.at), port = Number(button.dataset.port);
     const n = D.collisions.findIndex(c => c.at === at && c.port === port);
     if (n >= 0) showCollision(n);
     else { const span = Math.max(1e6, (ALL[1] - ALL[0]) / 50); look(at - span / 2, at + span / 2); }
-    paper.focus({preventScroll: true});
   });
 
 // --- the rest --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from portlease._server import _probe, _ready
-from portlease._server._process import Process
+from portlease._tree._process import Process
 from portlease.cli import _say, _signals, _status
 
 if TYPE_CHECKING:
@@ -24,21 +24,12 @@ _DAEMON_S: Final = 2.0
 """How soon after its start a command that goes into the background must listen."""
 
 
-def run(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    *,
-    ports: Collection[int] = (),
-    grace_s: float = STOP_TIMEOUT_S,
-    if_failed: Iterable[str] = (),
-) -> int:
+def run(argv: Sequence[str], env: Mapping[str, str], *, if_failed: Iterable[str] = ()) -> int:
     """Run a command in the foreground; call it within ``interrupting()``.
 
     Args:
         argv: the command, nothing left to substitute.
         env: its whole environment.
-        ports: those that a daemon which it leaves behind may serve.
-        grace_s: seconds that what it leaves behind has to end when asked.
         if_failed: what is to be said if it ends with another status than 0, untold.
 
     Returns:
@@ -55,10 +46,10 @@ def run(
     except BaseException:
         _signals.let_go(before)
         raise
-    return see_out(process, begun, before, ports=ports, grace_s=grace_s, if_failed=if_failed)
+    return see_out(process, begun, before, ports=(), if_failed=if_failed)
 
 
-def see_out(  # noqa: PLR0913 - the process, and the options of run()
+def see_out(  # noqa: PLR0913 - the process, its start, and what it leaves behind
     process: Process,
     begun: float,
     before: set[int],
@@ -70,6 +61,8 @@ def see_out(  # noqa: PLR0913 - the process, and the options of run()
     """Stay with a process that runs in the foreground until it ends; see `run`.
 
     *begun*: when it was started, by the monotonic clock. *before*: of ``_signals.hold_back()``.
+    *ports*: those that a daemon which it leaves behind may serve. *grace_s*: seconds that what else
+    it leaves behind has to end when asked.
     """
     try:
         returncode, told_to_end = _signals.follow(process, before)

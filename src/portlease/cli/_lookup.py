@@ -9,8 +9,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerStartError
-from portlease._server import _process
-from portlease._server._process import Launch
+from portlease._tree import _process
+from portlease._tree._process import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

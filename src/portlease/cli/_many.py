@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from portlease._errors import PortleaseError, ResourceLimitError, ServerError
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._output import Output
-from portlease._server._process import Process
+from portlease._tree._process import Process
 from portlease.cli import _say, _signals, _status, _told
 from portlease.cli._job import HEADINGS, Job
 from portlease.cli._progress import Progress

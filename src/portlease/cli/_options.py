@@ -12,7 +12,7 @@ from portlease._server import _template
 from portlease.cli import _names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Final, TypeAlias, TypeVar
 
     from portlease._server._command import How
@@ -161,6 +161,16 @@ class MayCommand(click.Command):
         if "--" in args and args.index("--") == len(args) - 1:
             raise click.UsageError("there is no command after --; leave -- out, or name one", ctx)
         return super().parse_args(ctx, args)
+
+
+def must_be_given(words: Sequence[str]) -> None:
+    """Refuse a command line that ends where its command should begin.
+
+    Raises:
+        click.UsageError: there are no words.
+    """
+    if not words:
+        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS...")
 
 
 def a_number(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:

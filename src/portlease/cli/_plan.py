@@ -113,7 +113,7 @@ class Plan:
         ]
         return tuple(named) or (_template.PORT,)
 
-    def command(self, *, foreground: bool = False, how: How | None = None) -> Command:
+    def command(self, *, foreground: bool = False) -> Command:
         """The server's command; in the foreground it counts as up at once, if nothing is asked.
 
         Raises:
@@ -128,7 +128,7 @@ class Plan:
             label=self.label,
             wait_for=() if at_once or self.elsewhere else self.wait_for,
             ready=self.ready or None,
-            how=how or self.how or ("step-aside" if self.elsewhere else None),
+            how=self.how or ("step-aside" if self.elsewhere else None),
             timeout_s=self.patience_s,
             stop_timeout_s=self.stop_timeout_s,
             known_only=True,

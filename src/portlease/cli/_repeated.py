@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from typing import TYPE_CHECKING
 
 from portlease.cli import _say
+from portlease.cli._display import Display
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Final, Self
+    from typing import Final
 
-    from rich.console import Console, RenderableType
-    from rich.live import Live
+    from rich.console import RenderableType
 
     from portlease._repeat._crowd import Crowd
     from portlease._repeat._plan import Plan
@@ -23,7 +20,7 @@ _PER_SECOND: Final = 5
 _HEADINGS: Final = ("RUN", "RESULT", "TESTS", "FAILED", "SECONDS", "LAST OUTPUT")
 
 
-class Shown:
+class Shown(Display):
     """The audience of a crowd. Context manager.
 
     Args:
@@ -36,22 +33,7 @@ class Shown:
         self._shown = shown
         self._crowd: Crowd | None = None
         self._total = 0
-        self._told = contextlib.ExitStack()
-        on_terminal = shown and sys.stderr.isatty()
-        self._console = _say.console(stderr=True) if on_terminal else None
-        self._live = None if self._console is None else self._make(self._console)
-
-    def _make(self, console: Console) -> Live:
-        from rich.live import Live
-
-        return Live(
-            console=console,
-            get_renderable=self._picture,
-            refresh_per_second=_PER_SECOND,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        super().__init__(shown=shown, per_second=_PER_SECOND)
 
     def look(self, crowd: Crowd) -> None:
         """How far it is, now."""
@@ -62,7 +44,7 @@ class Shown:
         self._crowd = crowd
         if run.results is not None and run.results.source == "junit":
             self._total = max(self._total, len(run.results.cases))
-        if self._shown and self._live is None:
+        if self._shown and not self.is_drawn:
             _say.say(self._sentence(run))
 
     def _sentence(self, run: Run) -> str:
@@ -113,19 +95,3 @@ class Shown:
         of = f"/{self._total}" if self._total else ""
         done = f"{pace.done}{of}" if pace.done else pace.share or "-"
         return done, str(pace.bad) if pace.done else "-"
-
-    def __enter__(self) -> Self:
-        if self._live is not None and self._console is not None:
-            self._told.enter_context(_say.drawing(self._console))
-            self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._told:
-            if self._live is not None:
-                self._live.stop()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Final
 
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 SIGTERM: Final = int(signal.SIGTERM)
 _ENDING: Final = tuple(

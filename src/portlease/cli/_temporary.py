@@ -18,7 +18,7 @@ def folder(name: str) -> Iterator[str]:
     Raises:
         PortleaseError: it cannot be made.
     """
-    from portlease._server._home import Home
+    from portlease._tree._home import Home
 
     try:
         home = Home(name, given=None, account=None)

@@ -28,8 +28,8 @@ def hints(plan: Plan) -> None:
         _say.say(hint)
 
 
-def troubles(plan: Plan, server: Server, whose: str = "") -> None:
+def troubles(plan: Plan, server: Server) -> None:
     """With --verbose, tell what the broker had to leave to the kernel."""
     if plan.verbose:
         for trouble in server.process.broker_troubles:
-            _say.say(f"{whose}the broker: {trouble}")
+            _say.say(f"the broker: {trouble}")

@@ -12,8 +12,7 @@ import click
 
 from portlease import _trail
 from portlease._audit import _report, _run, _verdicts
-from portlease._errors import UsageError
-from portlease._findings import _baseline, _rules, _sarif
+from portlease._findings import _baseline, _file, _rules, _sarif
 from portlease.cli import _foreground, _lookup, _options, _say, _signals, _status, _temporary
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ that the baseline does not know.
 @click.option("--ignore", metavar="RULES", multiple=True, help="All rules but these.")
 @_options.as_json
 @click.option("--sarif", metavar="FILE", help="Write the findings in SARIF 2.1.0, for code hosts.")
-@click.option("--html", metavar="FILE", help="Write a page of all ports over time.")
+@click.option("--html", metavar="FILE", help="Write a page: the findings, and all ports over time.")
 @click.option("--trail", metavar="FILE", help="Keep what was seen, a line of JSON an event.")
 @click.option("--only-python", is_flag=True, help="Without seccomp: see Python's binds alone.")
 @click.option("-q", "--quiet", is_flag=True, help="Tell of findings alone, and of nothing else.")
@@ -92,16 +91,16 @@ def command(  # noqa: PLR0913 - its options
     words: tuple[str, ...],
 ) -> int:
     """Run it, watch it, and judge."""
-    if not words:
-        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS...")
+    _options.must_be_given(words)
     if write_baseline and baseline_path is None:
         raise click.UsageError("--write-baseline needs --baseline FILE: where to")
     codes = _chosen(select, ignore)
     known = _baseline.Baseline()
     if baseline_path is not None and not write_baseline:
         known = _baseline.read(baseline_path)  # one that is damaged is told of before the run
-    for path in (sarif, html, trail):
-        _must_be_writable(path)
+    # The trail is made before the command starts.
+    for path in filter(None, (sarif, html, baseline_path if write_baseline else None)):
+        _file.must_be_writable(path)
     audit = _judged(_watch(words, trail, only_python=only_python, as_json=as_json), codes, known)
     # First told, then written: the disk may be full, and the run has taken its time.
     if as_json:
@@ -113,7 +112,7 @@ def command(  # noqa: PLR0913 - its options
     if html is not None:
         from portlease._page import page
 
-        _baseline.write_whole(html, page(_report.page_data(audit)).encode())
+        _file.write_whole(html, page(_report.page_data(audit)).encode())
     if baseline_path is not None and write_baseline:
         count = _baseline.write(baseline_path, [one.finding for one in audit.verdicts])
         _say.say(f"{baseline_path} now knows {count} finding{'s' * (count != 1)}")
@@ -131,12 +130,6 @@ def _chosen(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
     except KeyError as error:
         known = ", ".join(_rules.RULES)
         raise click.UsageError(f"there is no rule {error.args[0]!r}; there are {known}") from None
-
-
-def _must_be_writable(path: str | None) -> None:
-    """A file that cannot be written is found out before the run, which may take long."""
-    if path is not None and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-        raise UsageError(f"cannot write {path}: its folder is not there, or may not be written to")
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -236,17 +229,7 @@ def _tell(audit: Audit, *, quiet: bool) -> None:
     if not quiet:
         for note in audit.notes:
             _say.say(note)
-        _say.say(_last_line(audit))
+        _say.say(_report.headline(audit))
 
 
 _MOST_ROWS: Final = 40
-
-
-def _last_line(audit: Audit) -> str:
-    new = "new " if audit.known else ""
-    parts = [_report.total(audit.events), f"{_report.summary(audit.verdicts)} {new}found"]
-    if audit.known:
-        parts.append(f"{audit.known} known")
-    if audit.gone:
-        parts.append(f"{audit.gone} of the baseline gone")
-    return "; ".join(parts)

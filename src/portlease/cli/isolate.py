@@ -100,8 +100,7 @@ def command(  # noqa: PLR0913 - its options
         if words:
             raise click.UsageError("--check runs no command; leave one of them out")
         return _check(reach, low_ports=low_ports, outside=outside, as_json=as_json)
-    if not words:
-        raise click.UsageError("name a command: portlease isolate -- COMMAND ARGS...")
+    _options.must_be_given(words)
     if as_json:
         raise click.UsageError("--json goes with --check; otherwise the output is the command's")
     if sys.platform == "linux":
@@ -132,7 +131,7 @@ if sys.platform == "linux":
 
 def _check(reach: Sequence[str], *, low_ports: bool, outside: bool, as_json: bool) -> int:
     from portlease._errors import IsolationUnavailableError
-    from portlease._isolate import require
+    from portlease._isolate import RIGHTS, require
 
     try:
         how = require(low_ports=low_ports, reach=reach, outside=outside)
@@ -144,8 +143,7 @@ def _check(reach: Sequence[str], *, low_ports: bool, outside: bool, as_json: boo
     if as_json:
         _say.write_json({"available": True, "how": how})
     else:
-        by = "by our privileges" if how == "root" else "with a user namespace"
-        _say.write(f"a network of one's own is to be had, {by}\n")
+        _say.write(f"a network of one's own is to be had, {RIGHTS[how]}\n")
     return _status.OK
 
 

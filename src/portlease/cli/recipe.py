@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from portlease._server._command import How
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
     from portlease.recipes import Recipe, RecipeServer, Settings
 
     Text: TypeAlias = click.ParamType[str]

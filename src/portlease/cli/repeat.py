@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from portlease._errors import UsageError
+from portlease._findings import _file
 from portlease.cli import _lookup, _options, _say, _signals, _status, _temporary
 
 if TYPE_CHECKING:
@@ -179,8 +181,7 @@ def command(  # noqa: PLR0913 - its options
     from portlease._repeat import _runner
     from portlease._repeat._plan import Plan
 
-    if not words:
-        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS...")
+    _options.must_be_given(words)
     if not isolate and (low_ports or reach or outside):
         raise click.UsageError("--low-ports, --reach and --outside need --isolate")
     if junit is not None and not any(name in junit for name in ("{instance}", "{tmp}")):
@@ -213,9 +214,7 @@ def _must_be_possible(plan: Plan, files: list[str]) -> None:
     """Find out what can never work before a suite is run for an hour."""
     _lookup.must_be_there(plan.argv, {**os.environ, **plan.env})
     for path in files:
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder) or os.path.isdir(path) or not os.access(folder, os.W_OK):
-            raise click.UsageError(f"cannot write {path}: no such folder, or not ours to write in")
+        _file.must_be_writable(path)
     if plan.isolated:
         from portlease import _isolate
 
@@ -279,10 +278,9 @@ def _write(report: Report, files: dict[str, str | None]) -> None:
             continue
         text = writers[what](report)
         try:
-            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-        except OSError as error:
-            raise _FileError(f"cannot write {path}: {error.strerror}") from error
+            _file.write_whole(path, text.encode("utf-8", "backslashreplace"))
+        except UsageError as error:
+            raise _FileError(error.message) from error
 
 
 def _tell(report: Report, *, verbose: bool, as_json: bool) -> None:

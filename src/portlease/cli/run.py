@@ -261,8 +261,7 @@ def command(  # noqa: PLR0913 - its options
     words: tuple[str, ...],
 ) -> int:
     """Sort out what is to be run, and run it."""
-    if not words:
-        raise click.UsageError("there is no command; it comes last: -- COMMAND ARGS... {port}")
+    _options.must_be_given(words)
     names = Names(tcp_names, udp_names, unix_names)
     server, client = _split(
         tuple(map(names.in_templates, words)), then and names.in_templates(then)
