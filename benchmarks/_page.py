@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import _peers
 import _plots
 import _report
+from _markdown import filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -135,7 +135,7 @@ def page(results: Sequence[Kept]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        *_filled(
+        filled(
             """
             What portlease costs and what it is worth, beside the bare system calls and beside the
             libraries that hand out port numbers or start servers. Made by `make bench`
@@ -145,7 +145,7 @@ def page(results: Sequence[Kept]) -> str:
             """
         ),
         "",
-        *_filled(
+        filled(
             """
             Every contestant has its turn in every round, and a ratio is the median of the ratios
             within the rounds. Ratios carry over to other machines; microseconds do not.
@@ -161,12 +161,6 @@ def page(results: Sequence[Kept]) -> str:
             lines += _section(section, shown[name])
             lines += _other_pythons(shown[name], results)
     return "\n".join(lines) + "\n"
-
-
-def _filled(text: str) -> list[str]:
-    return textwrap.wrap(
-        " ".join(text.split()), 100, break_on_hyphens=False, break_long_words=False
-    )
 
 
 def _machine(shown: Mapping[str, Kept]) -> list[str]:
@@ -256,7 +250,7 @@ def _quicker_to_start(kept: Kept) -> list[str]:
 
 
 def _section(section: _Section, kept: Kept) -> list[str]:
-    lines = ["", f"## {section.heading}", "", *_filled(section.text), "", *_filled(_made(kept))]
+    lines = ["", f"## {section.heading}", "", filled(section.text), "", filled(_made(kept))]
     for at, table in enumerate(kept.result.tables):
         lines += ["", f"### {table.title}"]
         if at < len(section.plots):

@@ -23,7 +23,7 @@ from _measure import Contestant
 from _report import Cell, Column, Goal, Result, Table, time_cells, time_columns
 
 import portlease
-from portlease._server._process import Hold, Process
+from portlease._tree._process import Hold, Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

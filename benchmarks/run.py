@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
+import _command  # noqa: E402
 import _machine  # noqa: E402
 import _namespace  # noqa: E402
 import _page  # noqa: E402
 import _plots  # noqa: E402
 import _report  # noqa: E402
-from _ports import ephemeral_range  # noqa: E402
+from _command import say  # noqa: E402
 
 BENCHMARKS: Final = {
     "lease_cost": "take and give back, against the bare calls and the peers; with many held",
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.network == "own":
         reason = _namespace.why_not()
         if reason is None:
-            _again_in_a_namespace(arguments)
+            _command.again_in_a_namespace([str(HERE / "run.py"), *arguments])
         network = f"shared with the machine ({reason})"
     elif options.network == "shared":
         network = "shared with the machine"
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     if keep:
         _write(base)
     for name in failed:
-        _say(f"{name} could not be run: see above")
+        say(f"{name} could not be run: see above")
     return 1 if failed else 0
 
 
@@ -112,7 +112,7 @@ def _run(
     results, failed = [], []
     for at, name in enumerate(wanted):
         left = _left(wanted[at:], known) if options.scale == "full" else ""
-        _say(f"[{at + 1}/{len(wanted)}] {name}: {BENCHMARKS[name]} ...{left}")
+        say(f"[{at + 1}/{len(wanted)}] {name}: {BENCHMARKS[name]} ...{left}")
         start = time.monotonic()
         try:
             result = importlib.import_module(name).measure(Scale(options.scale))
@@ -122,7 +122,7 @@ def _run(
             continue
         seconds = time.monotonic() - start
         missed = [goal for goal in result.goals if not goal.reached]
-        _say(
+        say(
             f"[{at + 1}/{len(wanted)}] {name}: {seconds:.0f} s, "
             f"{len(result.goals) - len(missed)} of {len(result.goals)} goals reached"
         )
@@ -130,7 +130,7 @@ def _run(
         if not options.json:
             _report.show(result)
         if directory is not None:
-            _say(f"wrote {_report.save(result, machine, seconds, directory)}")
+            say(f"wrote {_report.save(result, machine, seconds, directory)}")
     return results, failed
 
 
@@ -148,23 +148,12 @@ def _write(base: Path) -> None:
     page = base / _DOCS / "benchmarks.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(_page.page(results), encoding="utf-8")
-    _say(f"wrote {page}")
+    say(f"wrote {page}")
     try:
         for path in _plots.draw(_page.chosen(results), page.parent / "benchmarks"):
-            _say(f"wrote {path}")
+            say(f"wrote {path}")
     except ImportError as error:
-        _say(f"no plots: {error} (`make bench` installs it)")
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
-    """Replace this process by one where nobody else has ports: what others do would disturb."""
-    inner = [sys.executable, str(HERE / "run.py"), *arguments, "--network", "entered"]
-    command = _namespace.command(*ephemeral_range(), inner)
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        say(f"no plots: {error} (`make bench` installs it)")
 
 
 def _names(text: str) -> list[str]:
@@ -197,23 +186,15 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--quick", dest="scale", action="store_const", const="quick", help="--scale quick"
     )
-    parser.add_argument(
-        "--network",
-        choices=("own", "shared", "entered"),
-        default="own",
-        help="measure in a network namespace of its own, if there are any (the default), or in "
-        "the machine's (`entered`: already in one)",
-    )
+    _command.add_network(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object, write nothing")
     parser.add_argument(
         "--update",
         action="store_true",
         help="write what was measured, and keep the figures of the others",
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIRECTORY", help="write below it, whatever was measured"
-    )
-    parser.add_argument("--render", action="store_true", help="make the page of the kept figures")
+    _command.add_output(parser)
+    _command.add_render(parser)
     return parser
 
 

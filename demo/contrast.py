@@ -33,7 +33,7 @@ RANGE: Final = (40000, 40255)
 STORMERS: Final = 4
 HELD_EACH: Final = 24
 SERVER: Final = (sys.executable, "-I", "-S", "-m", "http.server", "--bind", "127.0.0.1")
-HANG_GUARD_S: Final = 30.0
+HANG_GUARD_S: Final = 120.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 
 

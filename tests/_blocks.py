@@ -33,7 +33,6 @@ _PLUGINS: Final = ("portlease.pytest_plugin", "no:cacheprovider")
 # What a fence may call itself besides a language: test_docs_site.py builds the site.
 _OF_THE_SITE: Final = {"{eval-rst}", "{toctree}", "{cli-help}", "{include}"}
 _SOURCES: Final = {"c", "go", "java", "javascript"}
-_OUTPUT_LINE: Final = re.compile(r"(?!\$ |> )")
 _INSTALLS: Final = re.compile(r"(?:sudo )?(pip|apt-get|python -m pip)\b.*? install (.*)")
 _HANG_S: Final = 250.0  # a command of a page may be many commands
 # Lines that a machine of CI has had done before: its package lists.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import portlease
 from _processes import HANG_S, wait_for
-from portlease._server import _process
-from portlease._server._process import Brokered, Hold, Process
+from portlease._tree import _process
+from portlease._tree._process import Brokered, Hold, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ def need_broker() -> None:
     need.capability("seccomp")
     reason = _why_no_broker()
     if reason is not None:
-        need._missing("the broker", reason)
+        need.missing("the broker", reason)
 
 
 class Told(NamedTuple):
@@ -179,7 +179,7 @@ def before_6_9(monkeypatch: pytest.MonkeyPatch) -> None:
 def _altered(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
     """Run another broker's code in the keepers that are started from now on."""
     if sys.platform == "linux":
-        from portlease._server import _process_linux
+        from portlease._tree import _process_linux
 
         path = Path(_process.__file__).with_name("_broker.py")
         source = path.read_text(encoding="utf-8")

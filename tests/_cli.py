@@ -10,13 +10,13 @@ import subprocess
 import sys
 import termios
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from _processes import HANG_S, watched
+from _processes import HANG_S, descendants, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
 PORTLEASE: Final = (sys.executable, "-m", "portlease")
@@ -166,21 +166,11 @@ print(f"[exit {os.waitstatus_to_exitcode(status)}]", flush=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._shell, watched(_descendants(self._shell.pid)) as all_ended:
+        with self._shell, watched(descendants(self._shell.pid)) as all_ended:
             os.close(self._fd)  # hangs up: SIGHUP to the shell and the foreground
             self._shell.kill()
             survivors = all_ended()
         assert not survivors
-
-
-def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = []
-    for child in (
-        map(int, children.read_text(encoding="ascii").split()) if children.exists() else ()
-    ):
-        found += [child, *_descendants(child)]
-    return found
 
 
 CTRL_C: Final = "\x03"

@@ -106,6 +106,13 @@ def read(path: Path, text: str | None = None) -> Page:
     return Page(path, parts, marks)
 
 
+def texts(path: Path, language: str) -> list[str]:
+    """What stands in the fenced blocks of one language."""
+    found = [block.text for block in read(path).blocks if block.language == language]
+    assert found, f"{path.name} has no block of {language}"
+    return found
+
+
 def _parts(path: Path, text: str, of_page: dict[str, str]) -> Iterator[Block | File]:
     pending: dict[str, str] = {}
     for token in MarkdownIt("commonmark").enable("table").parse(text):

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
+from _processes import HANG_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -131,7 +133,7 @@ def _asked(program: str) -> Interpreter | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
     except (FileNotFoundError, PermissionError):

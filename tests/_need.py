@@ -13,6 +13,8 @@ import contextlib
 import ctypes
 import errno
 import functools
+import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -22,9 +24,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
+
+from _processes import HANG_S
+from _thieves import has_mptcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +122,7 @@ def in_new_netns(
     *arguments: str,
     ephemeral: tuple[int, int] | None = None,
     env: Mapping[str, str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = HANG_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run the Python source *script* in a new network namespace and return how it ended.
 
@@ -133,12 +138,39 @@ def in_new_netns(
     )
 
 
+def call_in_new_netns(
+    module: str,
+    call: str,
+    *,
+    ephemeral: tuple[int, int] | None = None,
+    timeout_s: float = HANG_S,
+) -> Any:  # noqa: ANN401 - what it returns, as JSON
+    """Call a function of a module in a new network namespace, and return what it returns.
+
+    *module* is the ``__file__`` of it, *call* such as ``"function(7)"``; what it returns must be
+    fit for JSON, and it may print before. The rest is as in `in_new_netns`.
+    """
+    path = Path(module)
+    done = in_new_netns(
+        f"""
+        import json, sys
+        sys.path.insert(0, {str(path.parent)!r})
+        import {path.stem}
+        print(json.dumps({path.stem}.{call}))
+        """,
+        ephemeral=ephemeral,
+        timeout_s=timeout_s,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def _run_in_netns(
     script: str,
     *arguments: str,
     ephemeral: tuple[int, int] | None,
     env: Mapping[str, str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = HANG_S,
 ) -> subprocess.CompletedProcess[str]:
     command = _netns_command([sys.executable, "-c", script, *arguments], ephemeral=ephemeral)
     inherited = os.environ.get("PYTHONPATH")
@@ -295,6 +327,16 @@ def _probe_abstract_unix() -> None:
             raise _Unavailable("/proc/net/unix does not list this process's sockets")
 
 
+def _probe_dev_full() -> None:
+    if not Path("/dev/full").is_char_device():
+        raise _Unavailable("no /dev/full here")
+
+
+def _probe_mptcp() -> None:
+    if not has_mptcp():
+        raise _Unavailable("this kernel has no Multipath TCP")
+
+
 def _probe_other_user() -> None:
     """Root may become nobody, so that a test can look at the machine as a stranger does."""
     _probe_root()
@@ -309,7 +351,7 @@ def _run_probe(command: Sequence[str]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     if done.returncode != 0:
@@ -324,8 +366,10 @@ def _last_line(text: str) -> str:
 _PROBES: Final[dict[str, Callable[[], None]]] = {
     "abstract_unix": _probe_abstract_unix,
     "bound_inactive": _probe_bound_inactive,
+    "dev_full": _probe_dev_full,
     "inet_diag": _probe_inet_diag,
     "ipv6": _probe_ipv6,
+    "mptcp": _probe_mptcp,
     "netns": _probe_netns,
     "other_user": _probe_other_user,
     "proc": _probe_proc,
@@ -349,6 +393,29 @@ def why_not(capability: str) -> str | None:
     return None
 
 
+@functools.cache
+def _python_of(uid: int) -> str | None:
+    """The first Python from 3.11 on that the user may run."""
+    check = "import sys; sys.exit(sys.version_info < (3, 11))"
+    for program in (sys.executable, find_program("python3"), "/usr/bin/python3"):
+        if program is None:
+            continue
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                [program, "-c", check],
+                user=uid,
+                group=uid,
+                extra_groups=[],
+                cwd="/",
+                stderr=subprocess.DEVNULL,
+                timeout=HANG_S,
+                check=False,
+            )
+            if done.returncode == 0:
+                return program
+    return None
+
+
 # --- what tests call ----------------------------------------------------------------------------
 
 
@@ -359,16 +426,34 @@ class Need:
         """Return the path of program *name*; skip or fail the test where it is not installed."""
         path = find_program(name)
         if path is None:
-            self._missing(f"{name} (not installed)", f"{name} is not installed")
+            self.missing(f"{name} (not installed)", f"{name} is not installed")
         return path
 
     def capability(self, name: str) -> None:
         """Skip or fail the test where the machine cannot do *name*, one of `_PROBES`."""
         reason = why_not(name)
         if reason is not None:
-            self._missing(f"{name} ({reason})", f"{name}: {reason}")
+            self.missing(f"{name} ({reason})", f"{name}: {reason}")
 
-    def _missing(self, what: str, reason: str) -> NoReturn:
+    def module(self, name: str) -> None:
+        """Skip or fail the test where module *name* is not installed."""
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # not even the package that it would be in
+            found = None
+        if found is None:
+            self.missing(f"{name} (not installed)", f"{name} is not installed")
+
+    def everybodys_python(self, uid: int = 65534) -> str:
+        """Return a Python that user *uid* may run; a virtual environment's may be root's own."""
+        self.capability("other_user")
+        path = _python_of(uid)
+        if path is None:
+            what = f"a Python from 3.11 on that user {uid} may run"
+            self.missing(what, f"no {what.removeprefix('a ')}")
+        return path
+
+    def missing(self, what: str, reason: str) -> NoReturn:
         if os.environ.get(REQUIRE_VARIABLE) == "1":
             pytest.fail(f"CI must have {what}", pytrace=False)
         pytest.skip(reason)

@@ -9,13 +9,17 @@ import signal
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-HANG_S = 60.0
-"""A hang guard: no test takes so long."""
+_Result = TypeVar("_Result")
+
+HANG_S = 240.0
+"""A hang guard, never a speed claim: nothing takes so long, however busy the machine is.
+
+Short of `faulthandler_timeout`, which ends the whole run."""
 
 
 @contextlib.contextmanager
@@ -57,11 +61,38 @@ def wait_for(condition: Callable[[], object]) -> None:
         select.select([], [], [], 0.001)
 
 
+def with_ever_more_time(
+    attempt: Callable[[float], _Result], came_so_far: Callable[[_Result], object]
+) -> _Result:
+    """Do *attempt* in little time, and then in ever more, until its result *came_so_far*.
+
+    For what waits in vain until its time is over: how long the others need until they are where
+    they will stay, no busy machine tells.
+    """
+    for seconds in (0.3, 1.0, 5.0, 20.0):
+        if came_so_far(result := attempt(seconds)):
+            return result
+    result = attempt(HANG_S / 3)
+    assert came_so_far(result), f"it never came so far: {result}"
+    return result
+
+
 def fork() -> int:
     """As os.fork(), which warns from Python 3.12 on where there are threads (pytest-xdist's)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of all of its threads, and theirs, as they are now."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # or a thread has
+                for child in map(int, (task / "children").read_text(encoding="ascii").split()):
+                    found += [child, *descendants(child)]
+    return found
 
 
 def status(pid: int, field: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _processes import fork, watched
-from portlease._server import _janitor
+from portlease._tree import _janitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def folder_for_homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder_for_homes(monkeypatch: pytest.MonkeyPatch, prefix: str = "pl-") -> Iterator[Path]:
     """Have this process make its temporary files in a folder of its own, empty in the end.
 
     It is open to all, and its path short: pytest's own are root's alone, and too long for a Unix
     socket.
     """
-    path = Path(tempfile.mkdtemp(prefix="pl-"))
+    path = Path(tempfile.mkdtemp(prefix=prefix))
     path.chmod(0o755)
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     try:

@@ -37,7 +37,7 @@ def meet(name):
     place = MEET / (name + os.environ["PORTLEASE_ROUND"] + "of" + str(ALL))
     place.mkdir(parents=True, exist_ok=True)
     (place / str(ME)).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(place.iterdir())) < ALL:
         assert time.monotonic() < deadline, "the others never came"
         time.sleep(0.005)

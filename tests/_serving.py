@@ -8,20 +8,20 @@ import gc
 import os
 import socket
 import struct
-import subprocess
 import sys
 import textwrap
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import portlease
-from _processes import HANG_S
+from _processes import HANG_S, with_ever_more_time
+from portlease import ServerTimeoutError
 from portlease._server import _starter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from portlease import Server
 
@@ -79,6 +79,22 @@ def own_leases() -> set[int]:
     return {one.port for one in portlease.leases() if one.pid == os.getpid()}
 
 
+def never_ready(
+    command: Sequence[str],
+    came_so_far: Callable[[ServerTimeoutError], object],
+    **options: Any,  # noqa: ANN401 - of serve()
+) -> ServerTimeoutError:
+    """Serve one that will never be ready; return the error once it *came_so_far*."""
+
+    def attempt(timeout_s: float) -> ServerTimeoutError:
+        with pytest.raises(ServerTimeoutError) as caught:
+            portlease.serve(command, timeout_s=timeout_s, **options)
+        assert caught.value.timeout_s == timeout_s
+        return caught.value
+
+    return with_ever_more_time(attempt, came_so_far)
+
+
 def leave(server: Server) -> bytes:
     """As ask(), and go first, without a farewell: no TIME_WAIT stays on the server's side."""
     with socket.create_connection((server.host, server.port), timeout=HANG_S) as client:
@@ -111,15 +127,3 @@ def beset(port: int, *kinds: socket.SocketKind) -> Iterator[list[str]]:
     finally:
         done.set()
         thread.join()
-
-
-def everybodys_python() -> str:
-    """An interpreter that an ordinary user may run; a virtual environment's may be root's own."""
-    check = "import sys; sys.exit(sys.version_info < (3, 11))"
-    for interpreter in (sys.executable, "/usr/bin/python3"):
-        try:
-            subprocess.run([interpreter, "-c", check], user=65534, group=65534, cwd="/", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return interpreter
-    pytest.skip("no Python from 3.11 on that an ordinary user may run")

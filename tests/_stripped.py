@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import pytest
 
 import _interpreters
+from _processes import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class Stripped(NamedTuple):
             text=True,
             env=self.env,
             cwd=cwd,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
 
@@ -58,7 +59,7 @@ def strip(interpreter: _interpreters.Interpreter, directory: Path) -> Stripped:
     if sys.platform == "win32":
         pytest.skip("on Windows a Python finds its library beside its program, not in PYTHONHOME")
     answer = subprocess.run(
-        [interpreter.program, "-I", "-c", _ASK], capture_output=True, check=True, timeout=60
+        [interpreter.program, "-I", "-c", _ASK], capture_output=True, check=True, timeout=HANG_S
     )
     facts = json.loads(answer.stdout)
     library = directory / facts["name"]

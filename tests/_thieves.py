@@ -22,8 +22,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
+from _processes import HANG_S
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 REUSEPORT: Final = getattr(socket, "SO_REUSEPORT", None)
 _IPPROTO_MPTCP: Final = 262  # <linux/in.h>; socket.IPPROTO_MPTCP is newer than Python 3.11
@@ -76,7 +78,7 @@ def thieves(kind: int) -> list[Thief]:
             Thief(socket.AF_INET, "0.0.0.0", reuseaddr=reuseaddr, device="lo")
             for reuseaddr in (False, True)
         ]
-        if kind == socket.SOCK_STREAM and _has_mptcp():
+        if kind == socket.SOCK_STREAM and has_mptcp():
             found += [
                 Thief(socket.AF_INET, "0.0.0.0", reuseaddr=reuseaddr, protocol=_IPPROTO_MPTCP)
                 for reuseaddr in (False, True)
@@ -96,7 +98,8 @@ def has_ipv6() -> bool:
     return True
 
 
-def _has_mptcp() -> bool:
+def has_mptcp() -> bool:
+    """Whether the kernel has Multipath TCP, switched on."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP).close()
     except OSError as error:
@@ -219,7 +222,7 @@ def run_python(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=250,  # a hang guard
+        timeout=HANG_S,
         check=False,
     )
 
@@ -341,8 +344,3 @@ def acceptor(hosts: Iterable[str]) -> tuple[int, list[socket.socket]]:
             continue
         return port, made
     raise AssertionError
-
-
-def no_common(one: Collection[int], other: Collection[int]) -> bool:
-    """Whether two sets of ports are disjoint."""
-    return not set(one) & set(other)

@@ -12,17 +12,14 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import pytest
-
-import portlease
+import _serving
 from _brokered import need_broker
 from _processes import HANG_S
-from portlease import ServerTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from portlease import Server
+    from portlease import Lease, Server, ServerTimeoutError
     from portlease._server._command import How, PortKind
     from portlease._wish import Kind
 
@@ -120,7 +117,6 @@ UDP_HANDED: Final = Way("hand-over", "udp")
 WAYS: Final = [TCP_OFFER, TCP_ASIDE, TCP_BROKER, TCP_HANDED, UDP_ASIDE, UDP_BROKER, UDP_HANDED]
 BINDING: Final = [way for way in WAYS if way.how != "hand-over"]
 """Those in which the server binds by itself."""
-TCP_BINDING: Final = [way for way in BINDING if way.transport == "tcp"]
 
 
 def answerer(server: Server | int, way: Way) -> int:
@@ -150,25 +146,9 @@ def never_ready(
     way: Way,
     command: list[str],
     came_so_far: Callable[[ServerTimeoutError], object],
-    lease: portlease.Lease | None = None,
+    lease: Lease | None = None,
 ) -> ServerTimeoutError:
-    """Serve one that will never be ready; return the error once it *came_so_far*.
-
-    How long a server needs until it has done what it is to do, no busy machine tells: it is given
-    little time at first, and then ever more.
-    """
-    error = None
-    for timeout_s in (0.3, 1.0, 5.0, HANG_S):
-        with pytest.raises(ServerTimeoutError) as caught:
-            portlease.serve(
-                command,
-                how=way.how,
-                lease=lease,
-                ports=way.kinds,
-                timeout_s=timeout_s,
-                stop_timeout_s=0.02,
-            )
-        error = caught.value
-        if came_so_far(error):
-            return error
-    pytest.fail(f"it never came so far: {error}")
+    """As `_serving.never_ready`, by this means, and stopped without much ado."""
+    return _serving.never_ready(
+        command, came_so_far, how=way.how, lease=lease, ports=way.kinds, stop_timeout_s=0.02
+    )

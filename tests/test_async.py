@@ -21,6 +21,7 @@ import pytest
 import portlease
 from _need import need
 from _processes import HANG_S, wait_for, watched
+from _serving import own_leases
 from portlease import (
     AsyncServer,
     AsyncServerGroup,
@@ -78,10 +79,8 @@ RELUCTANT = textwrap.dedent("""
 
 def library(name: str) -> ModuleType:
     """A library that the tests need."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        need._missing(f"{name} (not installed)", f"{name} is not installed")
+    need.module(name)
+    return importlib.import_module(name)
 
 
 class Loop:
@@ -229,11 +228,6 @@ def nothing_is_left() -> Iterator[None]:
     gc.collect()
     wait_for(lambda: not [one for one in threading.enumerate() if one.name == "portlease"])
     assert own_leases() == before
-
-
-def own_leases() -> set[int]:
-    """The ports that this process has leased."""
-    return {one.port for one in portlease.leases() if one.pid == os.getpid()}
 
 
 def get(port: int) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 
 import portlease
 from _need import need
+from _processes import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
         check=False,
     )
 
@@ -100,7 +101,7 @@ def test_bare_calls_of_c_are_the_same(load: Callable[[str], ModuleType], tmp_pat
     need.capability("ipv6")
     program = str(tmp_path / "bare")
     source = str(BENCHMARKS / "programs" / "bare.c")
-    subprocess.run([need.program("gcc"), "-o", program, source], check=True, timeout=120)
+    subprocess.run([need.program("gcc"), "-o", program, source], check=True, timeout=HANG_S)
     with portlease.lease_many(2) as leases:
         ports = [lease.port for lease in leases]
     calls = _traced([program], f"{ports[0]} {ports[1]}\n", tmp_path)
@@ -116,7 +117,7 @@ def _traced(command: list[str], told: str, folder: Path) -> list[str]:
         input=told,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -277,6 +278,21 @@ def test_kept_and_read_again(load: Callable[[str], ModuleType], tmp_path: Path) 
     assert (kept.python, kept.seconds) == (sys.version_info[:2], 3)
     assert report.markdown(kept.result.tables[0]) == ["| A |", "|---|", "| 1.50 |"]
     assert not goal.reached
+
+
+def test_a_page_is_made_of_the_figures_that_are_kept(
+    load: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """As the commands beside this one write theirs, and can make them again."""
+    document = load("_command").Document("thing", lambda figures: f"{figures['n']}\n", tmp_path)
+    document.keep({"n": 1})
+    assert document.figures() == {"n": 1}
+    assert not (tmp_path / "docs").exists()
+    document.render()
+    page = tmp_path / "docs" / "thing.md"
+    assert page.read_text(encoding="utf-8") == "1\n"
+    document.write({"n": 2})
+    assert (document.figures(), page.read_text(encoding="utf-8")) == ({"n": 2}, "2\n")
 
 
 def test_unknown_benchmark() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from _brokered import need_broker
 from _need import need
+from _processes import HANG_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks are Linux's alone")
 
@@ -26,7 +27,7 @@ def _measured(name: str) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

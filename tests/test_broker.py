@@ -32,7 +32,7 @@ from _brokered import (
 )
 from _need import need
 from _processes import HANG_S, status, wait_for
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if sys.platform != "linux":
     pytest.skip("the broker is Linux's", allow_module_level=True)
@@ -522,7 +522,7 @@ def test_a_stopped_parent_delays_nothing() -> None:
     """The server binds and listens while the process that started it is stopped."""
     script = """
         import os, signal, sys, portlease
-        from portlease._server._process import Hold, Process
+        from portlease._tree._process import Hold, Process
         with portlease.lease("tcp", offer=False) as lease:
             holds = [Hold("tcp", lease.port, hold.fileno()) for _, hold in lease._grip.holds]
             command = [*sys.argv[1:], str(lease.port)]

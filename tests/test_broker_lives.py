@@ -21,14 +21,14 @@ from _need import need
 from _processes import HANG_S, status, wait_for, watched
 from _serving import HTTP, get
 from portlease._errors import ServerError, ServerStartError
-from portlease._server import _keeper
-from portlease._server._process import Process
+from portlease._tree import _keeper
+from portlease._tree._process import Process
 
 if sys.platform != "linux":
     pytest.skip("the broker is Linux's", allow_module_level=True)
 
-from portlease._server import _process_linux
-from portlease._server._process_linux import KeptProcess
+from portlease._tree import _process_linux
+from portlease._tree._process_linux import KeptProcess
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,21 @@ def test_a_server_whose_keeper_was_killed_goes_on() -> None:
         assert get(server) == b"HTTP/1.0 200 OK"
         assert server.process.lost is None
         assert keeper_of(server.process) != 1
+
+
+def test_who_asks_for_nothing_is_told_at_the_end() -> None:
+    """Of the keeper's death: once, of a server as of a group."""
+    lost = r"keeper was killed.*ENOSYS.*restart\(\)"
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(portlease.serve(HTTP, how="broker"))
+        kill_keeper(server.process)
+        with pytest.warns(portlease.HowWarning, match=lost):
+            stack.close()
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(portlease.serve_many({"one": HTTP}, how="broker"))
+        kill_keeper(group["one"].process)
+        with pytest.warns(portlease.HowWarning, match=lost):
+            stack.close()
 
 
 def test_a_call_that_waits_when_the_keeper_dies_returns() -> None:
@@ -355,7 +370,7 @@ def test_the_inner_ones_holds_go_with_it() -> None:
 def test_the_outer_ones_end_is_told() -> None:
     """An inner broker of which the outer keeper has died is refused, with the reason."""
     source = """
-        from portlease._server import _process
+        from portlease._tree import _process
         keeper = int(status(os.getppid(), "PPid")) if False else os.getppid()
         os.environ["PORTLEASE_BROKER"] += "gone"
         print(_process.why_no_broker().reason)

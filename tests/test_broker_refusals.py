@@ -16,8 +16,8 @@ from _brokered import need_broker
 from portlease import _sandbox
 from portlease._errors import BrokerUnavailableError
 from portlease._sandbox import Refusal
-from portlease._server import _process
-from portlease._server._process import Hold, Process
+from portlease._tree import _process
+from portlease._tree._process import Hold, Process
 
 if sys.platform != "linux":
     pytest.skip("the broker is Linux's", allow_module_level=True)
@@ -31,14 +31,14 @@ SECCOMP, PRCTL, PIDFD_OPEN, PIDFD_GETFD = {
 TRY = """
 import json, socket, sys
 from portlease._errors import BrokerUnavailableError
-from portlease._server._process import Hold, Process
+from portlease._tree._process import Hold, Process
 mark = sys.argv[1]
 with socket.socket() as hold:
     hold.bind(("127.0.0.1", 0))
     holds = [Hold("tcp", hold.getsockname()[1], hold.fileno())]
     try:
         with Process.start(["touch", mark], holds=holds) as process:
-            process.wait(60)
+            process.wait(200)
         print(json.dumps(["to be had", ""]))
     except BrokerUnavailableError as error:
         print(json.dumps([error.reason, error.remedy]))

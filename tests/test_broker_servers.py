@@ -210,12 +210,7 @@ def test_a_daemon() -> None:
 
 def test_mptcp() -> None:
     """Multipath TCP, which takes the port of TCP."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
-    except OSError as error:
-        if error.errno not in {errno.EPROTONOSUPPORT, errno.EINVAL, errno.ENOPROTOOPT}:
-            raise
-        pytest.skip("this kernel has no MPTCP")
+    need.capability("mptcp")
     source = """
         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
         server.bind(("127.0.0.1", port))
@@ -265,7 +260,7 @@ def as_user(user: int, source: str, kind: str, awaited: str, *arguments: str) ->
     """Do it as another user; return what the server has written, and how often it was brokered."""
     words = [json.dumps(search_path()), source, kind, awaited]
     done = subprocess.run(
-        [everybodys_python(), "-I", "-c", AS_USER, *words, *arguments],
+        [need.everybodys_python(), "-I", "-c", AS_USER, *words, *arguments],
         user=user,
         group=user,
         extra_groups=[],
@@ -282,18 +277,6 @@ def as_user(user: int, source: str, kind: str, awaited: str, *arguments: str) ->
 def search_path() -> list[str]:
     """Where such a script finds portlease, and what tests can import."""
     return [str(Path(library.__file__).parents[1]), str(Path(__file__).parent)]
-
-
-def everybodys_python() -> str:
-    """An interpreter that an ordinary user may run; a virtual environment's may be root's own."""
-    check = "import sys; sys.exit(sys.version_info < (3, 11))"
-    for python_ in (sys.executable, "/usr/bin/python3"):
-        try:
-            subprocess.run([python_, "-c", check], user=65534, group=65534, cwd="/", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return python_
-    pytest.skip("no Python from 3.11 on that an ordinary user may run")
 
 
 def test_an_ordinary_user() -> None:
@@ -330,13 +313,13 @@ import json, sys, tempfile
 sys.path[:0] = json.loads(sys.argv[1])
 import portlease
 from _brokered import holds_of, python
-from portlease._server._process import Process
+from portlease._tree._process import Process
 source = sys.argv[2]
 with portlease.lease(offer=False) as lease, tempfile.TemporaryFile() as file:
     command = [word.replace("{port}", str(lease.port)) for word in python(source)]
     with Process.start(command, output=file.fileno(), holds=holds_of(lease)) as process:
-        process.wait(60)
-        process.wait_ended(60)
+        process.wait(200)
+        process.wait_ended(200)
         file.seek(0)
         print(json.dumps([file.read().decode(), process.broker_troubles]))
 """
@@ -356,7 +339,7 @@ def test_what_cannot_be_looked_at_is_left_to_the_kernel() -> None:
                 print(error.errno)
     """
     done = subprocess.run(
-        [everybodys_python(), "-I", "-c", TROUBLED, json.dumps(search_path()), source],
+        [need.everybodys_python(), "-I", "-c", TROUBLED, json.dumps(search_path()), source],
         user=65534,
         group=65534,
         extra_groups=[],
@@ -383,7 +366,7 @@ def test_setuid_programs_lose_their_power(public: Path) -> None:
     program.chmod(0o4755)
     natively = subprocess.run([program], user=65534, capture_output=True, text=True, check=True)
     if natively.stdout != "0":
-        pytest.skip(f"{public} is mounted nosuid")
+        need.missing("a place for setuid programs", f"{public} is mounted nosuid")
     run = "import subprocess; print(subprocess.check_output(sys.argv[2]).decode())"
     assert as_user(65534, run, "tcp", "", str(program))[0] == "65534\n"
     assert as_user(0, run, "tcp", "", str(program))[0] == "0\n"

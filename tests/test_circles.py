@@ -66,7 +66,7 @@ def _circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     return sorted(list(circle) for circle in circles if circle)
 
 
-CONTRACT = "portlease._server._process"
+CONTRACT = "portlease._tree._process"
 """Its factory chooses between its subclasses, by the system that it finds itself on."""
 
 

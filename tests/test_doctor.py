@@ -126,7 +126,7 @@ print(json.dumps([f.name for f in _doctor.examine().facts if f.promised and f.le
     found = []
     for user in (0, 65534):
         done = subprocess.run(
-            [_everybodys_python(), "-c", script],
+            [need.everybodys_python(), "-c", script],
             user=user,
             group=user,
             extra_groups=[],
@@ -139,18 +139,6 @@ print(json.dumps([f.name for f in _doctor.examine().facts if f.promised and f.le
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))
     assert found[0] == found[1]
-
-
-def _everybodys_python() -> str:
-    """An interpreter that an ordinary user may run; a virtual environment's may be root's own."""
-    check = "import sys; sys.exit(sys.version_info < (3, 11))"
-    for python in (sys.executable, "/usr/bin/python3"):
-        try:
-            subprocess.run([python, "-c", check], user=65534, group=65534, cwd="/", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return python
-    pytest.skip("no Python from 3.11 on that an ordinary user may run")
 
 
 def test_few_open_files_are_limited() -> None:

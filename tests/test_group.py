@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import pickle
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,7 +19,8 @@ import pytest
 
 import portlease
 from _need import need
-from _processes import HANG_S, fork, wait_for, watched
+from _processes import HANG_S, descendants, fork, wait_for, watched
+from _serving import ask, own_leases
 from portlease import (
     PortUnavailableError,
     ResourceLimitError,
@@ -78,18 +77,6 @@ def tiny(name: str, *told: str) -> list[str]:
 def never(name: str) -> list[str]:
     """A server that makes the file *name* and never gets ready."""
     return [*PYTHON, NEVER.replace("{name}", name)]
-
-
-def ask(port: int, question: bytes = b"") -> bytes:
-    """Connect, say something, and return what comes back first."""
-    with socket.create_connection(("127.0.0.1", port), timeout=HANG_S) as client:
-        client.sendall(question)
-        return client.recv(1000)
-
-
-def own_leases() -> set[int]:
-    """The ports that this process has leased."""
-    return {one.port for one in portlease.leases() if one.pid == os.getpid()}
 
 
 @pytest.fixture(autouse=True)
@@ -367,8 +354,9 @@ def test_several_fail() -> None:
 )
 def test_errors_are_those_of_serve(command: list[str], kind: type[Exception]) -> None:
     """Each kind, with the service's name in front."""
+    timeout_s = 0.2 if kind is ServerTimeoutError else HANG_S
     with pytest.raises(kind, match=r"^bad: "):
-        serve_many({"good": HTTP, "bad": Service(command, timeout_s=0.2)})
+        serve_many({"good": HTTP, "bad": Service(command, timeout_s=timeout_s)})
 
 
 def test_a_port_that_cannot_be_had() -> None:
@@ -440,7 +428,7 @@ def test_an_interrupt_while_it_starts(tmp_path: Path, number: signal.Signals) ->
         assert process.stderr is not None
         try:
             wait_for((tmp_path / "slow").exists)
-            children = below(process.pid)
+            children = descendants(process.pid)
             assert len(children) >= 4
             with watched(children) as wait_all:
                 process.send_signal(number)
@@ -458,8 +446,8 @@ def test_an_interrupt_while_it_starts(tmp_path: Path, number: signal.Signals) ->
 STUBBORN = """
 import sys, portlease
 from portlease import Service
-tiny, never = {tiny!r}, {never!r}
-with portlease.serve_many({{"a": tiny, "b": tiny}}, stop_timeout_s=0.3) as group:
+tiny = {tiny!r}
+with portlease.serve_many({{"a": tiny, "b": tiny}}, stop_timeout_s={patience_s}) as group:
     open("up", "w").close()
     sys.stdin.read()
 """
@@ -470,7 +458,8 @@ def test_two_interrupts(tmp_path: Path) -> None:
     need.capability("subreaper")
     deaf = TINY.replace('posix.write(log, b"-"', 'posix.close(posix.open("asked", 64)) or (b"-"')
     deaf = deaf.replace("posix._exit(0)", "time.sleep(1000)")
-    script = STUBBORN.format(tiny=[*PYTHON, deaf, "x"], never=[])
+    # Longer than anything here waits for.
+    script = STUBBORN.format(tiny=[*PYTHON, deaf, "x"], patience_s=10 * HANG_S)
     with subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=tmp_path,
@@ -480,7 +469,7 @@ def test_two_interrupts(tmp_path: Path) -> None:
     ) as process:
         try:
             wait_for((tmp_path / "up").exists)
-            with watched(below(process.pid)) as wait_all:
+            with watched(descendants(process.pid)) as wait_all:
                 process.send_signal(signal.SIGINT)
                 wait_for((tmp_path / "asked").exists)
                 process.send_signal(signal.SIGINT)
@@ -490,16 +479,6 @@ def test_two_interrupts(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == -signal.SIGINT
     assert said.count("KeyboardInterrupt") >= 2
-
-
-def below(pid: int) -> list[int]:
-    """All descendants of a process."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            for child in map(int, (task / "children").read_text(encoding="ascii").split()):
-                found += [child, *below(child)]
-    return found
 
 
 # --- afterwards -----------------------------------------------------------------------------------
@@ -599,7 +578,7 @@ def test_a_forgotten_group_is_stopped_all_the_same(tmp_path: Path) -> None:
 
 def children_of_ours() -> list[int]:
     """Child processes that have not been waited for."""
-    from portlease._server import _process
+    from portlease._tree import _process
 
     _process._reap_abandoned()
     return [popen.pid for popen in _process._abandoned]

@@ -9,7 +9,7 @@ import stat
 import sys
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 import portlease
 from _need import need
+from _processes import HANG_S
 from _thieves import run_python, silent
 from portlease._server._handover import Plan, UnixPaths, Wanted, plan
 from portlease._server._presets import BACKLOG, own_backlog
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ if sys.platform != "linux":
 
 from portlease._server._handed import _backlog_of, _somaxconn
 
-HANG_S: Final = 120.0
 HOSTS = {"port": "127.0.0.1", "dns": "127.0.0.1", "admin": "/run/admin"}
 
 

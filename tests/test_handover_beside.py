@@ -11,6 +11,7 @@ import pytest
 
 import portlease
 from _need import need
+from _processes import HANG_S
 from _thieves import Thief, expected, loot, run_python, server, silent, steal, thieves
 
 if sys.platform != "linux":
@@ -19,7 +20,6 @@ if sys.platform != "linux":
 from portlease._platform import _linux, _linux_diag
 from portlease._server._handed import _backlog_of
 
-HANG_S = 120.0
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 ADDRESSES = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::"]
 # A deaf hold does not keep out who is bound to one interface: a chapter of its own.
@@ -222,7 +222,7 @@ def test_with_cap_net_raw_no_option_helps_a_thief(kind: str, options: list[str])
         try:
             sock.setsockopt(socket.SOL_SOCKET, 62, 0)
         except PermissionError:
-            pytest.skip("root without CAP_NET_RAW")
+            need.missing("CAP_NET_RAW", "root without CAP_NET_RAW")
     assert not silent(
         run_python(THIEVES_AT_WORK.format(work=AT_WORK.strip()), kind, "root", *options)
     )

@@ -357,7 +357,7 @@ def test_the_environment_of_the_command_line_is_the_commands() -> None:
     [
         (["--", "no-such-program"], 127, "not found"),
         (["--", "/etc/passwd"], 126, "cannot be executed"),
-        ([], 2, "name a command"),
+        ([], 2, "there is no command; it comes last: -- COMMAND ARGS"),
         (["--reach", "nothing", "--", "true"], 2, "names no service"),
         (["--reach", "::1:80", "--", "true"], 2, "in brackets"),
         (["--reach", "0.0.0.0:80", "--", "true"], 2, "no host"),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+from _documents import texts
 from _need import need
+from _processes import HANG_S
 
-TEXT = (Path(__file__).parents[1] / "docs" / "isolate.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+PAGE = Path(__file__).parents[1] / "docs" / "isolate.md"
 
 
 def test_the_session_says_what_it_shows() -> None:
@@ -22,14 +18,14 @@ def test_the_session_says_what_it_shows() -> None:
     need.capability("netns")
     need.program("redis-server")
     need.program("redis-cli")
-    command, _, shown = blocks("console")[0].partition("\n")
+    command, _, shown = texts(PAGE, "console")[0].partition("\n")
     portlease = f"{sys.executable} -m portlease"
     done = subprocess.run(  # noqa: S602 - as a reader would
         command.removeprefix("$ ").replace("portlease", portlease, 1),
         shell=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
@@ -38,7 +34,7 @@ def test_the_session_says_what_it_shows() -> None:
 def test_python_in_it_runs() -> None:
     """Each block of Python, as it stands there."""
     need.capability("netns")
-    found = blocks("python")
+    found = texts(PAGE, "python")
     assert len(found) == 2
     for code in found:
-        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+        subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=HANG_S)

@@ -10,30 +10,29 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from _inner import few_plugins as few_plugins  # noqa: PLC0414 - a fixture
 from _isolated import marked
 from _need import need
-from _processes import wait_for
+from _processes import HANG_S, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 if sys.platform != "linux":
     pytest.skip("network namespaces are Linux's", allow_module_level=True)
-pytest.importorskip("xdist")
 
 XDIST = ("-p", "xdist.plugin")
 
 
 @pytest.fixture(autouse=True)
-def _namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def _namespaces() -> None:
     need.capability("netns")
-    # All that is installed would take longer to load than the tests take.
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    need.module("xdist")
 
 
 def suite(pytester: pytest.Pytester, words: Sequence[str]) -> pytest.RunResult:
     """Run it in a process of its own."""
-    return pytester.runpytest_subprocess("-p", "portlease.pytest_plugin", *words, timeout=120)
+    return pytester.runpytest_subprocess("-p", "portlease.pytest_plugin", *words, timeout=HANG_S)
 
 
 HARD_CODED = """
@@ -95,8 +94,8 @@ def test_a_suite_that_hard_codes_ports(
     """With a session's server, coverage, a rerun that asks the controller, and a crashed worker."""
     mark = secrets.token_hex(8)
     monkeypatch.setenv("MARK", mark)
-    pytest.importorskip("pytest_cov")
-    pytest.importorskip("pytest_rerunfailures")
+    need.module("pytest_cov")
+    need.module("pytest_rerunfailures")
     pytester.makepyfile(HARD_CODED)
     plugins = ["-p", "pytest_cov.plugin", "-p", "pytest_rerunfailures"]
     words = ["-n", "2", "--isolate=worker", "--reruns", "1", "--cov", "--cov-report=term"]

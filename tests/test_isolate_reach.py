@@ -314,7 +314,7 @@ def test_outside_by_pasta() -> None:
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR))
     except OSError as error:
-        need._missing("/dev/net/tun", str(error))
+        need.missing("/dev/net/tun", str(error))
     mark = secrets.token_hex(8)
     script = "ip route show default; ip -o addr show dev out; ss -lntuH | wc -l"
     inner = _isolate.command(["sh", "-c", script], outside=True)

@@ -126,7 +126,7 @@ def test_a_limit_of_none(name: str) -> None:
     inner = [*before, *_isolate.command(["echo", "it ran"])]
     done = run([sys.executable, "-I", "-S", "-c", LIMITED, name, *inner])
     if done.stderr.startswith("unshare: "):
-        need._missing("user namespaces", done.stderr)
+        need.missing("user namespaces", done.stderr)
     assert (done.returncode, done.stdout) == (125, "")
     assert f"user.{name} is 0" in done.stderr
     assert f"sysctl -w user.{name}=" in done.stderr

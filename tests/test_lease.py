@@ -287,6 +287,18 @@ def test_take_back_after_a_server_with_connections() -> None:
             pass
 
 
+def test_take_back_gives_up_though_the_clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that stops the time, as freezegun does, is told that somebody has the port."""
+    with portlease.lease(offer=False) as lease:
+        lease.step_aside()
+        with server(lease.port), monkeypatch.context() as frozen:
+            for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"):
+                frozen.setattr(time, name, lambda: 1)
+            with pytest.raises(portlease.PortUnavailableError):
+                lease.take_back()
+        assert lease.state == "GUARDED"
+
+
 # --- without descriptors ------------------------------------------------------------------------
 
 EMFILE = """
@@ -528,7 +540,7 @@ def test_no_other_lessee_is_given_a_guarded_port() -> None:
         with portlease.lease(ports=[ports[0]]):
             pass
     finally:
-        _take._drop_guarded()
+        _take._guarded.release()
     with portlease.lease_many(64, ports=ports):
         pass
 
@@ -553,7 +565,7 @@ def test_a_contested_guarded_port_is_another() -> None:
         patch.setattr(_lease, "_STUCK_S", 0.02)
         patch.setattr(_take, "_hold", contested)
         port = _take.guarded("tcp", "contested", free)
-    _take._drop_guarded()
+    _take._guarded.release()
     assert port == drawn[-1] != drawn[0]
 
 

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ if sys.platform != "linux":
 assert sys.platform == "linux"  # for the type checker, which does not follow skip()
 
 import portlease
+from _processes import HANG_S, wait_for
 from portlease import UsageError
 from portlease._platform import _linux_diag
 from portlease._platform._linux_diag import (
@@ -167,9 +167,7 @@ def test_half_closed_states(port: int) -> None:
     with connection(port) as (_server, client, accepted):
         accepted.close()
         assert client.recv(1) == b""
-        give_up = time.monotonic() + 10
-        while "FIN_WAIT1" in by_state(port):  # until the other end acknowledges the FIN
-            assert time.monotonic() < give_up
+        wait_for(lambda: "FIN_WAIT1" not in by_state(port))  # the other end acknowledges the FIN
         left = by_state(port)["FIN_WAIT2"]
         assert left.timer_s is not None
         assert left.timer_s > 0
@@ -418,7 +416,7 @@ def refused(script: str, code: int) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.stderr == ""
     return done.stdout.splitlines()

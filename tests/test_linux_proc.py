@@ -24,6 +24,7 @@ if sys.platform != "linux":
     pytest.skip("the /proc of Linux", allow_module_level=True)
 assert sys.platform == "linux"  # for the type checker, which does not follow skip()
 
+from _processes import HANG_S
 from portlease._platform import _linux_proc
 from portlease._platform._linux_proc import (
     Stat,
@@ -136,7 +137,7 @@ def as_nobody(script: str, *arguments: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.stderr == ""
     return done.stdout.splitlines()
@@ -223,7 +224,7 @@ def test_hidepid(hidepid: str, expected: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == [expected, "True []"]
@@ -255,7 +256,7 @@ except _linux_diag.SocketTableError as error:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.stderr == ""
     *lines, last = done.stdout.splitlines()
@@ -284,7 +285,7 @@ while len(started) < 2:
 for one in started:
     one.stdout.readline()
 print("ready", flush=True)
-go.wait(60)
+go.wait()
 """
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from _need import find_program, need
-from portlease._server import _process, _template
+from _processes import HANG_S
+from portlease._server import _template
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,7 +214,7 @@ def test_the_command_shows_a_page(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

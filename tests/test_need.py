@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from _need import REQUIRE_VARIABLE, find_program, in_new_netns, need, netns_command, why_not
+from _need import (
+    REQUIRE_VARIABLE,
+    call_in_new_netns,
+    find_program,
+    in_new_netns,
+    need,
+    netns_command,
+    why_not,
+)
+from _processes import HANG_S
 
 HERE = Path(__file__).parent
 
@@ -86,9 +95,35 @@ def test_what_is_missing_skips_or_fails(
 
         def test_program(): _need.need.program("no-such-program")
         def test_capability(): _need.need.capability("moon")
+        def test_module(): _need.need.module("no_such_module")
+        def test_module_of_no_package(): _need.need.module("no_such_package.module")
+
+        def test_python():
+            _need._PROBES["other_user"] = lambda: None
+            _need._python_of = lambda uid: None
+            _need.need.everybodys_python()
         """
     )
-    run(inner).assert_outcomes(**{outcome: 2})
+    run(inner).assert_outcomes(**{outcome: 5})
+
+
+def test_everybodys_python_is_one_that_nobody_can_run() -> None:
+    """A user who is not root runs it, outside of all that is root's own."""
+    need.capability("other_user")
+    command = [need.everybodys_python(), "-c", "import os; print(os.getuid())"]
+    done = subprocess.run(
+        command, user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, check=True
+    )
+    assert done.stdout == b"65534\n"
+
+
+def test_what_a_module_returns_comes_out_of_a_namespace(tmp_path: Path) -> None:
+    """Called there, with its arguments; an error in it is this test's."""
+    (tmp_path / "called.py").write_text("def half(number):\n    return {'half': number // 2}\n")
+    module = str(tmp_path / "called.py")
+    assert call_in_new_netns(module, "half(7)") == {"half": 3}
+    with pytest.raises(AssertionError, match="TypeError"):
+        call_in_new_netns(module, "half('')")
 
 
 def test_an_unknown_capability_is_an_error() -> None:
@@ -136,7 +171,7 @@ def test_network_namespace_keeps_the_process_id() -> None:
     with subprocess.Popen(
         netns_command([sys.executable, "-c", script]), stdout=subprocess.PIPE, text=True
     ) as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=HANG_S)
     assert int(out) == process.pid
 
 

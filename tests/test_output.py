@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from _need import need
 from _processes import HANG_S, wait_for
 from portlease import ServerDiedError, ServerTimeoutError, UsageError, serve
-from portlease._server import _lines, _output, _process, _watch
+from portlease._server import _lines, _output, _watch
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._lines import Found, Line, Lines
 from portlease._server._output import Follower, Output
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

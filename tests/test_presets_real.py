@@ -18,8 +18,9 @@ import pytest
 
 import portlease
 from _need import need
+from _processes import HANG_S
 from portlease._server import _handover
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ if sys.platform != "linux":
 
 from portlease._platform import _linux_proc
 
-HANG_S: Final = 120.0
 # Up only when the file that UP names is there, and not before.
 APP: Final = """\
 import asyncio, os

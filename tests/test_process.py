@@ -29,15 +29,15 @@ from portlease._errors import (
     ServerStartError,
     UsageError,
 )
-from portlease._server import _process
-from portlease._server._process import Process
+from portlease._tree import _process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 if sys.platform == "linux":
-    from portlease._server import _keeper, _process_linux
-    from portlease._server._process_linux import KeptProcess
+    from portlease._tree import _keeper, _process_linux
+    from portlease._tree._process_linux import KeptProcess
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 SLEEP = ["sleep", "1000"]
@@ -493,7 +493,7 @@ def test_waiting_on_a_high_descriptor() -> None:
     """select(2) knows only the first 1024 descriptors; ours may be beyond them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1100:
-        pytest.skip(f"at most {hard} descriptors here")
+        need.missing("1,100 descriptors", f"at most {hard} descriptors here")
     import fcntl
 
     with contextlib.ExitStack() as stack:
@@ -705,7 +705,7 @@ def test_many_threads_stop_one_process() -> None:
 PARENT = (
     DAEMON
     + """
-from portlease._server._process import Process
+from portlease._tree._process import Process
 code = open(__file__).read().split("# ---")[0] + '''
 if os.fork() == 0:
     signal.pause()
@@ -957,9 +957,9 @@ def test_a_defect_while_it_runs_is_told(output: Output, monkeypatch: pytest.Monk
 # Root without CAP_KILL may not signal other users' processes.
 POWERLESS = """
 import ctypes, os, pathlib, marshal, signal, sys
-from portlease._server import _keeper, _process_linux
+from portlease._tree import _keeper, _process_linux
 from portlease._errors import ServerError
-from portlease._server._process import Process
+from portlease._tree._process import Process
 assert ctypes.CDLL(None).prctl(24, 5, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_KILL
 source = pathlib.Path(_keeper.__file__).read_text()
 hasty = source.replace("STUCK_AFTER_S: \\"Final\\" = 5.0", "STUCK_AFTER_S = 0.05")

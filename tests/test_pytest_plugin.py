@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from _inner import few_plugins as few_plugins  # noqa: PLC0414 - a fixture
 from _need import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ALONE = ("-p", "portlease", "-p", "xdist")
-
-
-@pytest.fixture(autouse=True)
-def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only those that a run names: others of this environment warn or shuffle, and cost time."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
-        monkeypatch.delenv(name)  # ours, not theirs
 
 
 USES = """

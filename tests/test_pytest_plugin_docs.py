@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from _inner import few_plugins as few_plugins  # noqa: PLC0414 - a fixture
 from _need import need
+from _processes import HANG_S
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -28,12 +29,9 @@ def write_examples(document: str, folder: Path) -> int:
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of its own: not a worker of ours, with the plugins that it names."""
+def redis() -> None:
+    """Which examples start."""
     need.program("redis-server")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("document", ["pytest.md", "unittest.md"])
@@ -58,7 +56,7 @@ def test_examples_pass_in_unittest(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

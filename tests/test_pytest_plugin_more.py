@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import portlease
+from _inner import few_plugins as few_plugins  # noqa: PLC0414 - a fixture
 from _need import need
 
 if TYPE_CHECKING:
@@ -20,14 +20,6 @@ import sys, pytest, portlease
 SERVER = [sys.executable, "-c", "import signal, socket, sys;"
           "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); signal.pause()", "{port}"]
 """
-
-
-@pytest.fixture(autouse=True)
-def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only those that a run names: each costs every worker some 0.1 s."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
-        monkeypatch.delenv(name)  # ours, not theirs
 
 
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from _cli import environment
+from _inner import few_plugins as few_plugins  # noqa: PLC0414 - a fixture
 from _need import need, netns_command
 from _processes import HANG_S
 
@@ -23,14 +23,6 @@ import pytest, portlease
 SERVER = [sys.executable, "-c", "import signal, socket, sys;"
           "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); signal.pause()", "{port}"]
 """
-
-
-@pytest.fixture(autouse=True)
-def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only those that a run names: each costs every worker some 0.1 s."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
-        monkeypatch.delenv(name)  # ours, not theirs
 
 
 def run(pytester: pytest.Pytester, source: str, *arguments: str) -> pytest.RunResult:
@@ -79,7 +71,10 @@ def test_a_forked_child(serve_once, leased_ports):
     assert serve_once(SERVER).pid == server.pid
 
 def test_a_shared_server_dies(serve_once):
-    os.kill(serve_once(SERVER).pid, signal.SIGKILL)
+    pid = serve_once(SERVER).pid
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}"):  # pytest ends with this test, and is to know of it
+        os.sched_yield()
 """
 
 

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ import pytest
 import portlease
 from _need import need
 from _processes import HANG_S, status, wait_for, watched
+from _recipes import folder_for_homes, marked
 from portlease import recipes
 from portlease.recipes import _login, _mould
 from portlease.recipes._account import unprivileged
@@ -56,15 +56,8 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     Nothing that mentions it is left running, either.
     """
     del tmp_path  # only so that it is made before, and elsewhere
-    path = Path(tempfile.mkdtemp(prefix="p l-"))
-    path.chmod(0o755)
-    monkeypatch.setattr(tempfile, "tempdir", str(path))
-    try:
+    with folder_for_homes(monkeypatch, prefix="p l-") as path:
         yield path
-        assert list(path.iterdir()) == []
-        assert marked(path) == []
-    finally:
-        shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -73,16 +66,6 @@ def moulds(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
     kept: dict[object, object] = {}
     monkeypatch.setattr("portlease.recipes._mould._moulds", kept)
     return kept
-
-
-def marked(path: Path) -> list[int]:
-    """The processes in whose command line *path* is: servers, keepers, janitors."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if entry.name.isdecimal() and os.fsencode(path) in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
 
 
 def names_in(folder: Path) -> list[str]:
@@ -219,7 +202,7 @@ def strange_process(base: Path, name: str, options: object) -> Iterator[subproce
     if os.geteuid() == 0:
         base.chmod(0o1777)
         need.capability("other_user")
-        python = everybodys_python()
+        python = need.everybodys_python()
         identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     with subprocess.Popen(
         [python, "-c", STRANGER, name, json.dumps(options)],
@@ -254,19 +237,6 @@ def stranger(base: Path, name: str, **options: object) -> Iterator[dict[str, Any
             wait_all = outlives.enter_context(watched(about["tree"]))
             yield about
         assert wait_all() == []
-
-
-def everybodys_python() -> str:
-    """An interpreter that an ordinary user may run; a virtual environment's may be root's own."""
-    check = "import sys; sys.exit(sys.version_info < (3, 11))"
-    for python in (sys.executable, "/usr/bin/python3"):
-        with contextlib.suppress(OSError):
-            done = subprocess.run(
-                [python, "-c", check], user=NOBODY, group=NOBODY, cwd="/", check=False
-            )
-            if done.returncode == 0:
-                return python
-    return need.program("a Python from 3.11 on that an ordinary user may run")
 
 
 def test_an_ordinary_users_postgresql_and_its_users_death(base: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import portlease
 from _board import name, row
-from _need import in_new_netns, need
+from _need import call_in_new_netns, in_new_netns, need
 from _thieves import meanwhile, run_python, silent
 from portlease import _registry
 from portlease._registry import NAME_BYTES, decode, encode, overlap
@@ -395,23 +395,8 @@ def standing_rows_under_churn(readings: int) -> dict[str, int]:
 @linux_only
 def test_a_lease_that_stands_is_always_listed() -> None:
     """However much comes and goes at the same time."""
-    found = run_under_churn(1000)
+    found = call_in_new_netns(__file__, "standing_rows_under_churn(1000)")
     assert found["short"] <= 1, found  # not guaranteed, see leases(); without care it is dozens
-
-
-def run_under_churn(readings: int) -> Any:  # noqa: ANN401 - as JSON has it
-    """In a namespace of its own."""
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_registry
-        print(json.dumps(test_registry.standing_rows_under_churn({readings})))
-        """,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_a_name_is_not_counted_twice() -> None:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from _cli import CTRL_C, PORTLEASE, Terminal, environment, portlease, python
+from _documents import texts
 from _need import need
-from _processes import HANG_S, wait_for, watched
+from _processes import HANG_S, wait_for, watched, with_ever_more_time
 from _repeated import MEET, PYTEST, WITHOUT_PLUGINS, hard_coded, nothing_left, repeat, told
 from portlease import PortleaseError
 from portlease._repeat import _runner
@@ -460,10 +462,14 @@ def test_a_suite_that_writes_megabytes(tmp_path: Path) -> None:
 def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
     """--timeout ends the whole tree; the failure's cause is time."""
     script = "trap 'exit 7' INT; sleep 1000 & wait"
-    options = "-n", "1", "--timeout", "0.2", "--json", "--"
-    done = repeat(tmp_path, 1, *options, "sh", "-c", script)
-    report = told(done)
-    assert done.returncode == 0  # alone it hangs as well
+
+    def attempt(seconds: float) -> dict[str, Any]:
+        options = "-n", "1", "--timeout", str(seconds), "--json", "--"
+        done = repeat(tmp_path, 1, *options, "sh", "-c", script)
+        assert done.returncode == 0  # alone it hangs as well
+        return told(done)
+
+    report = with_ever_more_time(attempt, lambda report: report["runs"][0]["left_running"])
     [failure] = report["alone_too"]
     assert (failure["cause"], report["runs"][0]["result"]) == ("time", "timeout")
     assert report["runs"][0]["status"] == 7
@@ -490,6 +496,17 @@ def test_what_cannot_work_is_said_before_anything_runs(
     done = repeat(tmp_path, 1, *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+    assert nothing_left(tmp_path)
+
+
+def test_a_report_that_cannot_be_written_any_more_is_told_all_the_same(tmp_path: Path) -> None:
+    """The runs have taken their time; its exit status says that something was not done."""
+    (tmp_path / "out").mkdir()
+    options = "-n", "1", "--no-baseline", "--html", "out/page.html", "--"
+    done = repeat(tmp_path, 1, *options, "rmdir", "out")
+    assert done.returncode == 125
+    assert "nothing failed in company" in done.stdout
+    assert "portlease: cannot write out/page.html" in done.stderr.splitlines()[-1]
     assert nothing_left(tmp_path)
 
 
@@ -557,14 +574,10 @@ def test_ctrl_c_and_the_live_table(tmp_path: Path) -> None:
 DOCUMENT = Path(__file__).parents[1] / "docs" / "repeat.md"
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
-
-
 def test_the_document_shows_what_is(tmp_path: Path) -> None:
     """Its suite, run as it says: what is printed is what it shows, but for numbers and rounds."""
     need.capability("netns")
-    (tmp_path / "test_web.py").write_text(_blocks("python")[0])
+    (tmp_path / "test_web.py").write_text(texts(DOCUMENT, "python")[0])
     bin_folder = str(Path(sys.executable).parent)
     env = environment(
         {
@@ -573,7 +586,7 @@ def test_the_document_shows_what_is(tmp_path: Path) -> None:
             "PYTEST_ADDOPTS": "-p portlease.pytest_plugin",
         }
     )
-    for session in _blocks("console")[:2]:
+    for session in texts(DOCUMENT, "console")[:2]:
         command, _, shown = session.partition("\n")
         done = subprocess.run(  # noqa: S602 - as a reader would
             command.removeprefix("$ "),

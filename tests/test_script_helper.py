@@ -15,6 +15,7 @@ import pytest
 
 import _interpreters
 import _stripped
+from _processes import HANG_S
 from portlease import script_helper
 
 if TYPE_CHECKING:
@@ -169,9 +170,6 @@ def test_isolation(options: dict[str, object], flags: bytes) -> None:
     assert script_helper.assert_python_ok("-c", FLAGS, **options).out.strip() == flags
 
 
-ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
-
-
 def test_the_environment_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables are added to those there are; TERM is empty unless given."""
     monkeypatch.setenv("PORTLEASE_OLD", "old")
@@ -237,7 +235,7 @@ except ChildProcessError:
     print("no child")
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     assert done.stdout == "no child\n", done
 

@@ -17,11 +17,12 @@ import pytest
 import portlease
 from _need import need
 from _processes import HANG_S, wait_for, watched
-from _serving import HTTP, PLAIN, PYTHON, TINY, ask, beset, everybodys_python, get, leave, python
+from _serving import HTTP, PLAIN, PYTHON, TINY, ask, beset, get, leave, python
 from _serving import nothing_is_left as nothing_is_left  # noqa: PLC0414 - a fixture
 from portlease import HowWarning, ServerDiedError, ServerTimeoutError, UsageError, serve
 from portlease._platform import backend
-from portlease._server import _awaited, _process
+from portlease._server import _awaited
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -384,7 +385,7 @@ def test_an_ordinary_user() -> None:
     paths = [str(Path(portlease.__file__).parents[1]), str(Path(__file__).parent)]
     paths += [str(Path(pytest.__file__).parents[1])]
     done = subprocess.run(
-        [everybodys_python(), "-I", "-c", AS_USER, json.dumps(paths), PLAIN, ECHO],
+        [need.everybodys_python(), "-I", "-c", AS_USER, json.dumps(paths), PLAIN, ECHO],
         user=65534,
         group=65534,
         extra_groups=[],

@@ -15,9 +15,9 @@ from _processes import HANG_S
 from _serving import PLAIN, TINY, ask, python
 from _serving import nothing_is_left as nothing_is_left  # noqa: PLC0414 - a fixture
 from portlease import ServerDiedError, ServerTimeoutError, TemplateWarning, serve
-from portlease._server import _process
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._serve import start
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def starting(command: list[str], **options: Any) -> Callable[..., object]:  # no
     """Start this, with the means to be broken off."""
 
     def begin(cancel: Cancel, tell: Callable[[str], None]) -> object:
-        made = portlease._server._serve.command_of(command, **options)
+        made = portlease._server._serve.command_of(command, timeout_s=HANG_S, **options)
         return portlease.Server(made, cancel=cancel, tell=tell)
 
     return begin

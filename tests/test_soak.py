@@ -17,6 +17,7 @@ import pytest
 
 import portlease
 from _need import need, why_not
+from _processes import HANG_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def test_a_claim_of_the_dead_is_inherited(load: Callable[[str], ModuleType]) -> 
             capture_output=True,
             text=True,
             pass_fds=(board.fd, reader),
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
     except BaseException:

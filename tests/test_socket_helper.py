@@ -27,6 +27,7 @@ import _need
 import _stripped
 import portlease
 from _need import need
+from _processes import HANG_S
 from portlease import _take, _test_support, socket_helper
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ NAMES = {
 def guards() -> Iterator[None]:
     """Drop what find_unused_port keeps for a while: a test must leave no descriptor behind."""
     yield
-    _take._drop_guarded()
+    _take._guarded.release()
 
 
 def run(
@@ -71,7 +72,7 @@ def run(
         capture_output=True,
         text=True,
         env={**env, "PYTHONPATH": str(_interpreters.SOURCE)},
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -171,7 +172,7 @@ del made[:]
 portlease.socket_helper.IPV6_ENABLED
 assert not made, "asked once is known"
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=HANG_S)
 
 
 # --- the exceptions -------------------------------------------------------------------------------
@@ -375,7 +376,7 @@ else:
     sys.exit("another process leased it")
 """
     command = [sys.executable, "-c", script, str(port), name]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -391,8 +392,7 @@ def test_the_guard_is_dropped_after_64_more() -> None:
 
 def test_a_thousand_calls_keep_few_descriptors() -> None:
     """However often it is called, the guards take no more descriptors than 64 leases do."""
-    if not Path("/proc/self/fd").is_dir():
-        pytest.skip("no /proc to count descriptors in")
+    need.capability("proc")
     script = """
 import os
 from portlease.socket_helper import find_unused_port
@@ -402,7 +402,7 @@ after = len(os.listdir("/proc/self/fd"))
 assert after - before <= 2 * 64, (before, after)
 assert len(set(ports[-64:])) == 64
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=HANG_S)
 
 
 @pytest.mark.usefixtures("guards")
@@ -425,7 +425,7 @@ def test_a_forked_child_neither_keeps_nor_ends_the_guards() -> None:
     os.close(reader)
     with pytest.raises(portlease.PortUnavailableError):
         portlease.lease(ports=[port])
-    _take._drop_guarded()
+    _take._guarded.release()
     os.close(writer)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -592,7 +592,7 @@ def forbidden(tmp_path: Path) -> Path:
     """A directory in which a Unix socket is refused with a PermissionError."""
     if os.geteuid() == 0:
         if not Path("/sys/kernel").is_dir():
-            pytest.skip("root, and no /sys: nothing is forbidden here")
+            need.missing("/sys", "root, and no /sys: nothing is forbidden here")
         return Path("/sys")  # sysfs makes no files for anybody: EPERM
     directory = tmp_path / "forbidden"
     directory.mkdir()

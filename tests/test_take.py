@@ -89,7 +89,7 @@ def with_no_room(script: str) -> None:
     """Run *script* in a namespace in which all bindable ports are ephemeral."""
     import textwrap
 
-    done = in_new_netns(NO_ROOM + textwrap.dedent(script), ephemeral=(65336, 65535), timeout_s=250)
+    done = in_new_netns(NO_ROOM + textwrap.dedent(script), ephemeral=(65336, 65535))
     silent(done)
 
 

@@ -5,7 +5,6 @@ The libraries are the real ones, as they were released; nothing of them is impor
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -200,8 +199,7 @@ def test_signature_and_undoing(library: str) -> None:
 
 def test_cpythons_helpers() -> None:
     """Those of test.support, which an interpreter may have been installed without."""
-    if importlib.util.find_spec("test.support") is None:
-        need._missing("test.support", "this Python was installed without its own tests")
+    need.module("test.support")
     _run(
         """
         from test.support.socket_helper import bind_port, find_unused_port

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from _cli import portlease
+from _documents import texts
 from _need import need
 from _processes import HANG_S
 from portlease import _takeover
@@ -22,14 +23,8 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[1] / "docs" / "takeover.md"
 
 
-def _blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert found
-    return found
-
-
 def _tests() -> list[str]:
-    return [code for code in _blocks("python") if "def test_" in code]
+    return [code for code in texts(PAGE, "python") if "def test_" in code]
 
 
 # Fails, with the option, if a function of the page gave anything but a lease.
@@ -78,8 +73,7 @@ def test_each_example_runs_before_and_after(
     plugins += ["-p", "portlease.pytest_plugin", "-o", f"portlease_takeover={option}"]
     result = pytester.runpytest_subprocess(*plugins)
     result.assert_outcomes(passed=sum(code.count("def test_") for code in codes))
-    if not _has_test_support():
-        need._missing("test.support", "this Python was installed without its own tests")
+    need.module("test.support")  # for the rest
 
 
 def _has_test_support() -> bool:
@@ -98,7 +92,7 @@ def test_the_page_shows_the_header(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line of the report's header is the one that pytest prints."""
-    (shown,) = [block for block in _blocks("text") if "portlease takes over" in block]
+    (shown,) = [block for block in texts(PAGE, "text") if "portlease takes over" in block]
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     plugins = ("pytest_asyncio.plugin", "anyio.pytest_plugin", "portlease.takeover")
     result = pytester.runpytest_subprocess(*(word for name in plugins for word in ("-p", name)))
@@ -108,7 +102,7 @@ def test_the_page_shows_the_header(
 def test_the_client_in_c(tmp_path: Path) -> None:
     """It compiles without a warning, and gets a port; without a server it says -1."""
     gcc = need.program("gcc")
-    (code,) = _blocks("c")
+    (code,) = texts(PAGE, "c")
     source, program = tmp_path / "client.c", tmp_path / "client"
     source.write_text(code)
     command = [gcc, "-std=c11", "-D_DEFAULT_SOURCE", "-Wall", "-Wextra", "-Werror", "-o"]
@@ -123,7 +117,7 @@ def test_the_client_in_c(tmp_path: Path) -> None:
 def test_the_options_on_the_page_are_there(tmp_path: Path) -> None:
     """Each command line of the page is one that portlease takes, with `true` in docker's place."""
     calls = set()
-    for block in _blocks("console"):
+    for block in texts(PAGE, "console"):
         for line in block.splitlines():
             words = line.removeprefix("$ portlease ").partition("#")[0].split(" -- ")[0].split()
             calls.add(" ".join(_elsewhere_is_not(words)))
@@ -140,7 +134,7 @@ def _elsewhere_is_not(words: Sequence[str]) -> list[str]:
 
 def test_the_file_on_the_page(tmp_path: Path) -> None:
     """.env.ports has the variables that the page shows, in that order."""
-    (shown,) = [block for block in _blocks("text") if "of process" in block]
+    (shown,) = [block for block in texts(PAGE, "text") if "of process" in block]
     file = tmp_path / ".env.ports"
     options = ("--port", "WEB", "--port", "DB")
     done = portlease("run", "--env-file", file, *options, "--", "cat", file)

@@ -22,6 +22,7 @@ if sys.platform != "linux":
 assert sys.platform == "linux"  # for the type checker, which does not follow skip()
 
 import portlease
+from _processes import HANG_S
 from portlease import who
 from portlease._who import Occupant, Process, Who, clock
 
@@ -295,7 +296,7 @@ def as_nobody(script: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_S,
     )
     assert done.stderr == ""
     return done.stdout
@@ -391,7 +392,7 @@ portlease.who(server.getsockname()[1])
 print(before == os.listdir("/proc/self/fd"), sorted(set(seen)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     assert done.stdout == "True ['socket.__new__', 'socket.sendto']\n"
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 import _measure
+from _markdown import facts, filled, section, table
 
 from ._catalogue import CATALOGUE, HOWS, ITSELF
 from ._thefts import CONTROL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Figures = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def page(figures: Figures) -> str:
     lines = [
         "# Servers",
         "",
-        _filled(
+        filled(
             """
             Real servers, started by each means, as root and as an ordinary user; and what each
             means is worth. Made by `make servers` (`python -m benchmarks.servers`), not by hand;
@@ -39,7 +39,7 @@ def page(figures: Figures) -> str:
             """
         ),
         "",
-        *(f"- {what}: {value}" for what, value in figures["machine"].items()),
+        *facts(figures["machine"]),
     ]
     for name, part in _PARTS.items():
         if name in figures:
@@ -47,19 +47,6 @@ def page(figures: Figures) -> str:
             if name == "servers":
                 lines += ["", *_real_delays(figures[name])]
     return "\n".join(lines) + "\n"
-
-
-def _section(title: str, text: str) -> list[str]:
-    return [f"## {title}", "", _filled(text), ""]
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
 
 # --- which servers ------------------------------------------------------------------------------
@@ -78,7 +65,7 @@ def _servers(figures: Figures) -> list[str]:
             rows.append([entry.name, entry.kind, _chosen(itself, reasons), *texts, _median(delays)])
     served = sum(any(cell == "yes" for cell in row) for row in rows)
     kinds = {kind: sum(row[1] == kind for row in rows) for kind in ("tcp", "udp", "both")}
-    lines = _section(
+    lines = section(
         "Served, and answering",
         f"""
         {served} of {len(rows)} entries ({kinds["tcp"]} for TCP, {kinds["udp"]} for UDP,
@@ -95,11 +82,11 @@ def _servers(figures: Figures) -> list[str]:
     )
     lines += [note for text in figures.get("notes", ()) for note in (text, "")]
     headings = [f"{_WORDS[how]}, {user}" for how in HOWS for user in USERS]
-    lines += _table(["server", "port", "by itself", *headings, "ready after, ms"], rows)
+    lines += table(["server", "port", "by itself", *headings, "ready after, ms"], rows)
     if reasons:
         lines += ["", *(f"{number}. {reason}." for number, reason in enumerate(reasons, 1))]
     lines += ["", "### How a client knows it", ""]
-    lines += _table(
+    lines += table(
         ["server", "Debian package", "the client's question"],
         [
             [
@@ -152,7 +139,7 @@ def _median(values: Sequence[float]) -> str:
 
 
 def _thefts(figures: Sequence[Figures]) -> list[str]:
-    lines = _section(
+    lines = section(
         "Thefts",
         f"""
         An adversary in C binds exactly the leased port in a tight loop, on a core of its own, from
@@ -182,11 +169,11 @@ def _thefts(figures: Sequence[Figures]) -> list[str]:
         "servers that failed",
         "binds tried a start",
     ]
-    return lines + _table(headings, rows)
+    return lines + table(headings, rows)
 
 
 def _real_delays(figures: Figures) -> list[str]:
-    lines = _section(
+    lines = section(
         "Ready, how long after listen(): these servers",
         """
         From the return of the server's own listen() (UDP: bind()) to the return of `serve()`, in
@@ -200,7 +187,7 @@ def _real_delays(figures: Figures) -> list[str]:
             mine = [cell for cell in figures[user] if cell["how"] == how]
             delays = [delay for cell in mine for delay in cell["delays_ms"]]
             rows.append([f"{_WORDS[how]}, {user}", *_spread(delays)])
-    return lines + _table(["means", "starts", "median", "p99", "most"], rows)
+    return lines + table(["means", "starts", "median", "p99", "most"], rows)
 
 
 def _spread(values: Sequence[float]) -> list[str]:
@@ -215,7 +202,7 @@ def _ms(value: float) -> str:
 
 
 def _delays(figures: Figures) -> list[str]:
-    lines = _section(
+    lines = section(
         "Ready, how long after listen(): one small server",
         """
         The same for a small static C program that notes the time itself, the means by turns.
@@ -229,11 +216,11 @@ def _delays(figures: Figures) -> list[str]:
             rows.append([*row, values, "", "", ""])
         else:
             rows.append([*row, *_spread(values)])
-    return lines + _table(["port", "means", "starts", "median", "p99", "most"], rows)
+    return lines + table(["port", "means", "starts", "median", "p99", "most"], rows)
 
 
 def _binds(figures: Figures) -> list[str]:
-    lines = _section(
+    lines = section(
         "What a bind costs",
         """
         Microseconds in the server, median and 99th percentile. `bind(0)` is the bind of a port that
@@ -250,11 +237,11 @@ def _binds(figures: Figures) -> list[str]:
             texts = [f"{one['median']:.1f}, {one['p99']:.1f}" for one in calls.values()]
             rows.append([name, *texts, str(calls["bind"]["count"])])
     headings = ["", "bind, leased", "listen, leased", "bind(0)", "getpid", "calls"]
-    return lines + _table(headings, rows)
+    return lines + table(headings, rows)
 
 
 def _leftovers(figures: Sequence[Figures]) -> list[str]:
-    lines = _section(
+    lines = section(
         "Nothing left behind",
         """
         Three counts: before, while one server runs (to show that the count sees something), and
@@ -275,7 +262,7 @@ def _leftovers(figures: Sequence[Figures]) -> list[str]:
             row.append(f"{before}, {during}, {after}")
         rows.append(row)
     headings = ["means", "starts", "by SIGKILL", "descriptors", "processes", "temporary files"]
-    return lines + _table([*headings, "abstract sockets", "ports"], rows)
+    return lines + table([*headings, "abstract sockets", "ports"], rows)
 
 
 _PARTS: Final[Mapping[str, Callable[[Any], list[str]]]] = {

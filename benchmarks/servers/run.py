@@ -10,37 +10,33 @@ Started by root it measures in a network namespace of its own, for root and for 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
+import _command
 import _machine
 import _measure
-import _namespace
-from _ports import ephemeral_range
+from _command import say
 
 from . import _build, _page, _thefts, _users
 from ._catalogue import CATALOGUE, HOWS, ITSELF
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from ._build import Programs
     from ._thefts import Series
     from ._users import User
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PARTS: Final = ("servers", "thefts", "delays", "binds", "leftovers")
-_PAGE: Final = Path("docs/servers.md")
-_RESULTS: Final = Path("benchmarks/results/servers.json")
+DOCUMENT: Final = _command.Document("servers", _page.page)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,26 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(sorted({f"{one.program}:{one.package}" for one in CATALOGUE})))
         return 0
     if options.render:
-        figures = json.loads((ROOT / _RESULTS).read_text(encoding="utf-8"))
-        (ROOT / _PAGE).write_text(_page.page(figures), encoding="utf-8")
+        DOCUMENT.render()
         return 0
-    network = "the machine's"
-    if options.network == "own" and os.geteuid() == 0 and _namespace.why_not() is None:
-        _again_in_a_namespace(arguments)
-    elif options.network == "entered":
-        network = "a namespace of its own"
-    kept: dict[str, Any] = {}
-    if options.update:
-        kept = json.loads((ROOT / _RESULTS).read_text(encoding="utf-8"))
+    network = _command.network("servers", arguments, options, of_root=True)
+    kept = DOCUMENT.figures() if options.update else {}
     figures = kept | _figures(options, network)
-    text = _page.page(figures)
     whole = not options.quick and not options.only and set(options.parts) == set(PARTS)
     if options.json:
         print(json.dumps(figures, indent=1))
     elif options.output or options.update or whole:
-        _write(options.output or ROOT, figures, text)
+        # Tracebacks in it name where this machine keeps its Python, which is nobody's business.
+        text = json.dumps(figures).replace(f"{sys.base_prefix}/", "")
+        replace(DOCUMENT, base=options.output or DOCUMENT.base).write(json.loads(text))
     else:
-        print(text)
+        print(_page.page(figures))
     return 0
 
 
@@ -113,12 +103,12 @@ def _servers(
         ):
             figures[user.name].append(cell)
             outcome = "yes" if cell["served"] else cell["reason"]
-            _say(f"{user.name}: {cell['name']}, {cell['how']}: {outcome}")
+            say(f"{user.name}: {cell['name']}, {cell['how']}: {outcome}")
     return figures
 
 
 def _ready(programs: Programs, users: Sequence[User], *, quick: bool) -> dict[str, Any]:
-    _say("ready, how long after listen()")
+    say("ready, how long after listen()")
     starts = 5 if quick else 200
     directory = str(users[0].directory)
     found: dict[str, Any] = {}
@@ -131,7 +121,7 @@ def _bound(programs: Programs, users: Sequence[User], *, quick: bool) -> dict[st
     rounds, count = (1, 50) if quick else (4, 2000)
     figures: dict[str, Any] = {}
     for user in users:
-        _say(f"what a bind costs, {user.name}")
+        say(f"what a bind costs, {user.name}")
         (hows,) = user.measure("_binds", binds=programs.binds, rounds=rounds, count=count)
         figures[user.name] = {
             # Thousands of figures each: what describes them is kept.
@@ -150,7 +140,7 @@ def _left(programs: Programs, users: Sequence[User], *, quick: bool) -> list[Any
     starts, kills = (8, 2) if quick else (200, 50)
     figures: list[Any] = []
     for how in HOWS:
-        _say(f"left behind, {how}")
+        say(f"left behind, {how}")
         figures += users[0].measure(
             "_leftovers", tiny=programs.tiny, how=how, starts=starts, kills=kills
         )
@@ -165,7 +155,7 @@ def _stolen(programs: Programs, users: Sequence[User], *, quick: bool) -> list[A
         given = [asdict(one) for one in series]
         for one in user.measure("_thefts", thief=programs.thief, tiny=programs.tiny, series=given):
             figures.append(one)
-            _say(
+            say(
                 f"{one['user']}: {one['transport']} {one['adversary']} {one['means']}: "
                 f"{one['thefts']} of {one['starts']} in {one['seconds']:.0f} s {one['reason']}"
             )
@@ -186,58 +176,12 @@ def _stolen(programs: Programs, users: Sequence[User], *, quick: bool) -> list[A
     return sorted(figures, key=_thefts.rank)
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _write(base: Path, figures: dict[str, Any], text: str) -> None:
-    kept = json.dumps(figures, indent=1) + "\n"
-    # Tracebacks in it name where this machine keeps its Python, which is nobody's business.
-    kept = kept.replace(f"{sys.base_prefix}/", "")
-    for path, content in ((_PAGE, text), (_RESULTS, kept)):
-        file = base / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
-        _say(f"wrote {file}")
-
-
-def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
-    """Replace this process by one where nobody else has ports: what others do would disturb."""
-    module = [sys.executable, "-m", "benchmarks.servers"]
-    inner = [*module, *arguments, "--network", "entered"]
-    command = _namespace.command(*ephemeral_range(), inner)
-    os.chdir(ROOT)
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.servers",
-        description=(__doc__ or "").partition("\n")[0],
-    )
-    parser.add_argument(
-        "--parts",
-        type=lambda text: text.split(","),
-        default=list(PARTS),
-        help=f"with commas, of: {', '.join(PARTS)} (default: all)",
-    )
-    parser.add_argument("--only", metavar="PATTERN", help="servers whose name has this in it")
+    parser = _command.parser("servers", __doc__)
+    _command.add_parts(parser, PARTS, "servers whose name has this in it")
     parser.add_argument("--quick", action="store_true", help="a few starts of everything")
-    parser.add_argument("--json", action="store_true", help="print the figures, write nothing")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIRECTORY", help="write below it, whatever was measured"
-    )
-    parser.add_argument(
-        "--update", action="store_true", help="write, and keep the figures of the other parts"
-    )
-    parser.add_argument("--render", action="store_true", help="make the page of the kept figures")
-    parser.add_argument(
-        "--programs", action="store_true", help="list program:package of all that it starts"
-    )
-    parser.add_argument(
-        "--network",
-        choices=("own", "shared", "entered"),
-        default="own",
-        help="a namespace of its own, where root may make one (the default), or the machine's",
-    )
+    _command.add_written(parser, "write, and keep the figures of the other parts")
+    _command.add_output(parser)
+    _command.add_programs(parser)
+    _command.add_network(parser, "root may make one")
     return parser

@@ -19,7 +19,6 @@ from ._worker import Task
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from ._board import Board
 
@@ -149,15 +148,10 @@ class Crowd:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for _, process in self._places.values():
+    def __exit__(self, *_: object) -> None:
+        for _task, process in self._places.values():
             process.kill()
-        for _, process in self._places.values():
+        for _task, process in self._places.values():
             process.wait()
 
 
@@ -208,12 +202,7 @@ class Observer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         with contextlib.suppress(ValueError):  # the pipes were closed by seen()
             self._process.communicate()

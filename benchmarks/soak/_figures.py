@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     Figures = Mapping[str, Any]
 
 _SHOWN: Final = 5
-DETECTORS: Final = ("ledger", "kernel", "log")
 
 
 def doubles(figures: Figures) -> dict[str, int]:

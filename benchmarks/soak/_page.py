@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any, Final
+
+from _markdown import facts, filled, section, table
 
 from ._figures import doubles, sound
 from ._leases import NAMED_PORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     Figures = Mapping[str, Any]
 
@@ -79,7 +80,7 @@ def page(figures: Figures) -> str:
     lines = [
         "# Soak",
         "",
-        _filled(
+        filled(
             f"""
             {soak["counted"]["leases"]:,} leases and {soak["counted"]["servers"]:,} servers by
             {asked["processes"]} processes, some of which are killed and replaced: was a port ever
@@ -89,7 +90,7 @@ def page(figures: Figures) -> str:
             """
         ),
         "",
-        *(f"- {what}: {value}" for what, value in figures["machine"].items()),
+        *facts(figures["machine"]),
         f"- duration: {soak['seconds'] / 60:.1f} minutes",
         "",
         *_found(soak, control),
@@ -102,7 +103,7 @@ def page(figures: Figures) -> str:
 
 
 def _found(soak: Figures, control: Figures) -> list[str]:
-    lines = _section(
+    lines = section(
         "One port, two owners",
         """
         Three detectors, none of which asks portlease. The *ledger*: whoever has been given a port
@@ -123,7 +124,7 @@ def _found(soak: Figures, control: Figures) -> list[str]:
         texts = [f"{number:,} {what}" for number in looked]
         rows.append([detector, texts[0], f"{seen[detector]:,}", texts[1], f"{unseen[detector]:,}"])
     headings = ["detector", "leases", "doubles", "control: unheld ports", "doubles"]
-    lines += _table(headings, rows)
+    lines += table(headings, rows)
     log, kernel = soak["detectors"]["log"], soak["detectors"]["kernel"]
     more = f"""
         At most {log["most_at_once"]:,} ports were out at a time (a port of both transports counts
@@ -131,12 +132,12 @@ def _found(soak: Figures, control: Figures) -> list[str]:
         {kernel["most"]:,} ports in one look; a GUARDED lease has none and is seen by the other two
         only. {log["ended_by_death"]:,} ports were had by processes that were killed.
         """
-    return [*lines, "", _filled(more)]
+    return [*lines, "", filled(more)]
 
 
 def _mix(soak: Figures) -> list[str]:
     counted, killed = soak["counted"], soak["killed"]
-    lines = _section(
+    lines = section(
         "What they did",
         f"""
         {killed["all"]} processes were ended by SIGKILL, with all they had, and others took their
@@ -183,11 +184,11 @@ def _mix(soak: Figures) -> list[str]:
         if means.startswith(("tcp ", "udp "))
     ]
     rows.append(["commands", "`portlease isolate`", f"{counted['isolated']:,}"])
-    lines += _table(["what", "which", "how often"], rows)
+    lines += table(["what", "which", "how often"], rows)
     if soak["no_broker"]:
-        lines += ["", _filled(f"No broker: {soak['no_broker']}.")]
+        lines += ["", filled(f"No broker: {soak['no_broker']}.")]
     if soak["troubles"]["count"]:
-        lines += ["", _filled(f"Calls that failed: {soak['troubles']['count']:,}."), ""]
+        lines += ["", filled(f"Calls that failed: {soak['troubles']['count']:,}."), ""]
         lines += [f"- {text}" for text in soak["troubles"]["shown"]]
     return lines
 
@@ -195,11 +196,11 @@ def _mix(soak: Figures) -> list[str]:
 def _left(soak: Figures) -> list[str]:
     lives = soak["processes"]
     before, after = soak["left"]["before"], soak["left"]["after"]
-    lines = _section(
+    lines = section(
         "What is left",
         "Counted before the first process was started, and after the last had ended.",
     )
-    lines += _table(
+    lines += table(
         ["what", "before", "after"],
         [
             [words, before[what], after[what]]
@@ -217,7 +218,7 @@ def _left(soak: Figures) -> list[str]:
         {lives["threads"]} threads; the most children that one had was {lives["children"]}, and
         the most rows of leases {lives["rows"]}.
         """
-    lines += ["", _filled(text)]
+    lines += ["", filled(text)]
     if slope is not None:
         last = len(rss) - 1
         quarters = ", ".join(f"{rss[last * n // 4] / 1024:.1f}" for n in (1, 2, 3, 4))
@@ -227,18 +228,5 @@ def _left(soak: Figures) -> list[str]:
             half, three quarters and all of them: {slope:+.2f} KiB for every thousand leases, by a
             line through the second half.
             """
-        lines += ["", _filled(text)]
+        lines += ["", filled(text)]
     return lines
-
-
-def _section(title: str, text: str) -> list[str]:
-    return [f"## {title}", "", _filled(text), ""]
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]

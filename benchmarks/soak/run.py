@@ -20,25 +20,21 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final
 
+import _command
 import _machine
 import _namespace
-from _ports import ephemeral_range, free_ports
+from _ports import free_ports
 
-from portlease._server import _process
+from portlease._tree import _process
 
 from . import _counts, _figures, _leases, _log, _page, _servers
 from ._board import Board
 from ._crowd import Crowd, Observer, Size, environment, lines
 from ._progress import Progress
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-_PAGE: Final = Path("docs/soak.md")
-_RESULTS: Final = Path("benchmarks/results/soak.json")
+DOCUMENT: Final = _command.Document("soak", _page.page)
 _LEASES: Final = 1_000_000
 _SERVERS: Final = 2_000
 _PROCESSES: Final = 8
@@ -53,13 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.processes or not options.leases:
         parser.error("there is nothing to do without leases and processes")
     if options.render:
-        figures = json.loads((ROOT / _RESULTS).read_text(encoding="utf-8"))
-        (ROOT / _PAGE).write_text(_page.page(figures), encoding="utf-8")
+        DOCUMENT.render()
         return 0
+    network = _command.network("soak", arguments, options)
     alone = options.network == "entered"
-    network = "a namespace of its own" if alone else "the machine's"
-    if options.network == "own" and _namespace.why_not() is None:
-        _again_in_a_namespace(arguments)
     seed = options.seed or secrets.token_hex(4)
     figures = {"machine": _machine.describe(network)}
     _machine.raise_descriptor_limit()
@@ -68,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures["soak"] = _soak(size, seed, held=True, alone=alone)
     figures["control"] = _soak(_size_of_the_control(size), seed, held=False, alone=alone)
     if options.update:
-        _write(figures)
+        DOCUMENT.write(figures)
     print(json.dumps(figures, indent=1) if options.json else _page.summary(figures))
     return 0 if _figures.sound(figures) else 1
 
@@ -139,7 +132,7 @@ def _soak(size: Size, seed: str, *, held: bool, alone: bool) -> dict[str, Any]:
             "log": asdict(log),
         },
         # Tracebacks in them name where this machine keeps the project, which is nobody's business.
-        "troubles": _figures.troubles([one.replace(f"{ROOT}/", "") for one in troubles]),
+        "troubles": _figures.troubles([one.replace(f"{_command.ROOT}/", "") for one in troubles]),
         "left": {"before": asdict(before), "after": asdict(after)},
         "processes": _figures.lives(samples),
     }
@@ -153,25 +146,8 @@ def _after(before: _counts.Left, run: str, folder: Path, *, alone: bool) -> _cou
     return now
 
 
-def _write(figures: Mapping[str, Any]) -> None:
-    kept = json.dumps(figures, indent=1) + "\n"
-    for path, content in ((_PAGE, _page.page(figures)), (_RESULTS, kept)):
-        (ROOT / path).write_text(content, encoding="utf-8")
-        print(f"wrote {path}", file=sys.stderr)
-
-
-def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
-    """Replace this process by one whose network nobody else is in."""
-    inner = [sys.executable, "-m", "benchmarks.soak", *arguments, "--network", "entered"]
-    command = _namespace.command(*ephemeral_range(), inner)
-    os.chdir(ROOT)
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.soak", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = _command.parser("soak", __doc__)
     parser.add_argument("--leases", type=_number, default=_LEASES, metavar="N")
     parser.add_argument("--servers", type=_number, default=_SERVERS, metavar="N")
     parser.add_argument("--processes", type=_number, default=_PROCESSES, metavar="N")
@@ -187,14 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", help="of the mix of leases; by default another each time")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--update", action="store_true", help=f"write {_PAGE} and {_RESULTS}")
-    parser.add_argument("--render", action="store_true", help="make the page of the kept figures")
-    parser.add_argument(
-        "--network",
-        choices=("own", "shared", "entered"),
-        default="own",
-        help="a namespace of its own, where there are any (the default), or the machine's",
-    )
+    parser.add_argument("--update", action="store_true", help="write the page and its figures")
+    _command.add_render(parser)
+    _command.add_network(parser)
     return parser
 
 

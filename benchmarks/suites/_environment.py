@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tarfile
@@ -29,12 +28,6 @@ class Environment:
 
 class NotPreparedError(Exception):
     """The sdist or the environment could not be had; the message says what was tried."""
-
-
-def default_folder() -> Path:
-    """The user's cache folder (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "portlease-suites"
 
 
 def prepare(package: Package, folder: Path) -> Environment:

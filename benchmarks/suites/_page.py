@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
+from _markdown import facts, filled, section, table
+
 from ._portlease import INSTANCES
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def page(figures: Figures) -> str:
     lines = [
         "# Suites side by side",
         "",
-        _filled(
+        filled(
             f"""
             Suites that nobody changed for portlease, {INSTANCES} instances at once: in one network,
             and each in a network of its own (`--isolate`). Made by `make suites`
@@ -30,9 +32,9 @@ def page(figures: Figures) -> str:
             """
         ),
         "",
-        *(f"- {what}: {value}" for what, value in figures["machine"].items()),
+        *facts(figures["machine"]),
         "",
-        _filled(
+        filled(
             """
             A figure such as `14 + 6 + 7 + 5` counts, for each of the instances, the tests that
             failed in it and did not fail when the suite ran alone, just before. `never ended` is an
@@ -45,21 +47,6 @@ def page(figures: Figures) -> str:
         if figures.get(name):
             lines += ["", *part(figures[name])]
     return "\n".join(lines) + "\n"
-
-
-def _section(title: str, text: str) -> list[str]:
-    return [f"## {title}", "", _filled(text), ""]
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(
-        " ".join(text.split()), 100, break_on_hyphens=False, break_long_words=False
-    )
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
 
 def _beyond(tally: Figures) -> str:
@@ -95,7 +82,7 @@ def _ports(numbers: Sequence[int]) -> str:
 def _packages(rows: Sequence[Figures]) -> list[str]:
     disturbed = sum(any(row["beside"]["beyond"]) for row in rows)
     clean = sum(not any(row["isolated"]["beyond"]) for row in rows)
-    lines = _section(
+    lines = section(
         "Packages from their sdists",
         f"""
         {disturbed} of these {len(rows)} suites fail when {INSTANCES} instances run at once;
@@ -107,7 +94,7 @@ def _packages(rows: Sequence[Figures]) -> list[str]:
     )
     lines += ["```sh", f"portlease repeat -n {INSTANCES} -- python -m pytest ..."]
     lines += [f"portlease repeat -n {INSTANCES} --isolate -- python -m pytest ...", "```", ""]
-    lines += _table(
+    lines += table(
         ["package", "failed alone", "in one network", "isolated", "alone, s", "isolated, s", "why"],
         [
             [
@@ -126,7 +113,7 @@ def _packages(rows: Sequence[Figures]) -> list[str]:
     lines += _filled_list(_told(row) for row in rows if row["beside"]["failures"])
     lines += ["", "### Their hard-coded ports", ""]
     lines += [
-        _filled(
+        filled(
             """
             `portlease audit -- python -m pytest ...` names them by what is bound while the suite
             runs alone; `portlease lint` reads the text of the tests. The last column is what audit
@@ -135,7 +122,7 @@ def _packages(rows: Sequence[Figures]) -> list[str]:
             """
         ),
         "",
-        *_table(
+        *table(
             ["package", "hard-coded (audit)", "bound at", "lint", "at", "not seen by lint"],
             [_found(row) for row in rows],
         ),
@@ -214,7 +201,7 @@ def _places(places: Iterable[str]) -> str:
 
 
 def _elsewhere(rows: Sequence[Figures]) -> list[str]:
-    lines = _section(
+    lines = section(
         "Without Python",
         """
         Three small suites, written for this page (`benchmarks/suites/elsewhere/`), in which there
@@ -224,7 +211,7 @@ def _elsewhere(rows: Sequence[Figures]) -> list[str]:
         than Python no line is known.
         """,
     )
-    lines += _table(
+    lines += table(
         ["suite", "command", "failed alone", "in one network", "isolated", "why", "audit"],
         [
             [row["title"], *(["not installed"] + [""] * 5)]
@@ -252,7 +239,7 @@ def _elsewhere(rows: Sequence[Figures]) -> list[str]:
 
 def _cpython(figures: Figures) -> list[str]:
     low, high = figures["narrow"]
-    lines = _section(
+    lines = section(
         "CPython's own network tests",
         f"""
         Of Python {figures["python"]}, run by its own regrtest, {INSTANCES} instances of each module
@@ -288,10 +275,10 @@ def _cpython(figures: Figures) -> list[str]:
                 *(_summed(askers[way]) for way in ("original", "portlease")),
             ]
         ]
-    lines += _table(headings, rows)
+    lines += table(headings, rows)
     lines += [
         "",
-        _filled(
+        filled(
             f"""
             A closed connection keeps its port for a minute (TIME_WAIT), and one instance of
             `test_smtplib` alone then uses up {high - low + 1} ports: `bind(0)` itself fails,

@@ -11,33 +11,30 @@ ports; started by anybody else, in the machine's network.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
+import _command
 import _machine
-import _namespace
-from _ports import ephemeral_range
+from _command import say
 
 from . import _catalogue, _cpython, _elsewhere, _environment, _packages, _page, _portlease
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from ._catalogue import Package
     from ._environment import Environment
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 PARTS: Final = ("packages", "elsewhere", "cpython")
-_PAGE: Final = Path("docs/suites.md")
-_RESULTS: Final = Path("benchmarks/results/suites.json")
+DOCUMENT: Final = _command.Document("suites", _page.page)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.programs:
         print("\n".join(f"{one.program}:{one.package}" for one in _elsewhere.SUITES))
     elif options.render:
-        _write_page(ROOT, json.loads((ROOT / _RESULTS).read_text(encoding="utf-8")))
+        DOCUMENT.render()
     elif options.lock:
         _lock(chosen)
     else:
@@ -63,27 +60,21 @@ def _measure(
     options: argparse.Namespace,
     environments: Sequence[tuple[Package, Environment]],
 ) -> None:
-    network = "the machine's"
-    if options.network == "own" and os.geteuid() == 0 and _namespace.why_not() is None:
-        _again_in_a_namespace(arguments)
-    elif options.network == "entered":
-        network = "a namespace of its own"
-    base = options.output or ROOT
+    network = _command.network("suites", arguments, options, of_root=True)
+    document = replace(DOCUMENT, base=options.output or DOCUMENT.base)
     whole = not options.only and set(options.parts) == set(PARTS)
     writes = bool(options.output or options.update or whole) and not options.json
-    figures: dict[str, Any] = {}
-    if options.update:
-        figures = json.loads((base / _RESULTS).read_text(encoding="utf-8"))
+    figures = document.figures() if options.update else {}
     figures["machine"] = _machine.describe(network)
     for name in (part for part in PARTS if part in options.parts):
         for found in _measured(name, options, environments, figures.get(name)):
             figures[name] = found
             if writes:  # each as soon as it is there: all of them take long
-                _write_results(base, figures)
+                document.keep(figures)
     if options.json:
         print(json.dumps(figures, indent=1))
     elif writes:
-        _write_page(base, figures)
+        document.render()
     else:
         print(_page.page(figures))
 
@@ -100,7 +91,7 @@ def _measured(
         order = [one.name for one in _catalogue.packages()]
         for package, environment in environments:
             rows[package.name] = _packages.measure(package, environment)
-            _say(_summary(rows[package.name]))
+            say(_summary(rows[package.name]))
             yield [rows[name] for name in order if name in rows]
     elif part == "elsewhere":
         yield _measured_elsewhere()
@@ -111,7 +102,7 @@ def _measured(
         wanted = re.compile(options.only or "")
         yield from _cpython.measure(
             options.python,
-            _say,
+            say,
             modules=[one for one in _cpython.MODULES if wanted.search(one.name)],
             rounds=options.rounds if wanted.search(_cpython.ASKERS.name) else 0,
             kept=kept,
@@ -125,10 +116,10 @@ def _measured_elsewhere() -> list[dict[str, Any]]:
         for suite in _elsewhere.SUITES:
             if suite in missing:
                 found.append({"name": suite.name, "title": suite.title, "missing": True})
-                _say(f"{suite.name}: {suite.program} is not installed")
+                say(f"{suite.name}: {suite.program} is not installed")
             else:
                 found.append(_elsewhere.measure(suite, Path(name)))
-                _say(_summary(found[-1]))
+                say(_summary(found[-1]))
     return found
 
 
@@ -138,7 +129,7 @@ def _prepared(
     found = []
     for package in packages:
         if options.network != "entered":
-            _say(f"{package.name} {package.version}: its sdist and an environment")
+            say(f"{package.name} {package.version}: its sdist and an environment")
         found.append((package, _environment.prepare(package, options.folder)))
     return found
 
@@ -166,51 +157,14 @@ def _lock(packages: Sequence[Package]) -> None:
         )
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _write_results(base: Path, figures: dict[str, Any]) -> None:
-    _write(base / _RESULTS, json.dumps(figures, indent=1) + "\n")
-
-
-def _write_page(base: Path, figures: dict[str, Any]) -> None:
-    _write(base / _PAGE, _page.page(figures))
-
-
-def _write(file: Path, content: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content, encoding="utf-8")
-
-
-def _again_in_a_namespace(arguments: list[str]) -> NoReturn:
-    """Replace this process by one where nobody else has ports: what others do would disturb."""
-    module = [sys.executable, "-m", "benchmarks.suites"]
-    inner = [*module, *arguments, "--network", "entered"]
-    command = _namespace.command(*ephemeral_range(), inner)
-    os.chdir(ROOT)
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.suites",
-        description=(__doc__ or "").partition("\n")[0],
-        epilog=f"{_portlease.INSTANCES} instances of each; Linux only.",
-    )
-    parser.add_argument(
-        "--parts",
-        type=lambda text: text.split(","),
-        default=list(PARTS),
-        help=f"with commas, of: {', '.join(PARTS)} (default: all)",
-    )
-    parser.add_argument(
-        "--only", metavar="PATTERN", help="packages, or modules of CPython's, with this in the name"
-    )
+    parser = _command.parser("suites", __doc__)
+    parser.epilog = f"{_portlease.INSTANCES} instances of each; Linux only."
+    _command.add_parts(parser, PARTS, "packages, or modules of CPython's, with this in the name")
     parser.add_argument(
         "--folder",
         type=Path,
-        default=_environment.default_folder(),
+        default=_command.cache("suites"),
         help="where sdists and environments are kept (default: %(default)s)",
     )
     parser.add_argument(
@@ -226,21 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fetch", action="store_true", help="fetch and install, run nothing")
     parser.add_argument("--lock", action="store_true", help="write the lock files anew (needs uv)")
-    parser.add_argument("--json", action="store_true", help="print the figures, write nothing")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIRECTORY", help="write below it, whatever was measured"
-    )
-    parser.add_argument(
-        "--update", action="store_true", help="write, and keep the figures of the other parts"
-    )
-    parser.add_argument("--render", action="store_true", help="make the page of the kept figures")
-    parser.add_argument(
-        "--programs", action="store_true", help="list program:package of all that it starts"
-    )
-    parser.add_argument(
-        "--network",
-        choices=("own", "shared", "entered"),
-        default="own",
-        help="a namespace of its own, where root may make one (the default), or the machine's",
-    )
+    _command.add_written(parser, "write, and keep the figures of the other parts")
+    _command.add_output(parser)
+    _command.add_programs(parser)
+    _command.add_network(parser, "root may make one")
     return parser

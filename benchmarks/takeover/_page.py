@@ -1,19 +1,23 @@
-"""The tables of docs/takeover.md, from the figures: pure, so that they can be made again."""
+"""The tables of docs/takeover.md, from the figures, so that they can be made again."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import _markdown
+from _command import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_PAGE: Final = ROOT / "docs" / "takeover.md"
 _BEGIN: Final = "<!-- made by python -m benchmarks.takeover, from here -->"
 _END: Final = "<!-- to here -->"
 
 
-def put_into(page: str, figures: Mapping[str, Any]) -> str:
-    """The page with the tables between its marks."""
-    before, _, rest = page.partition(_BEGIN)
+def page(figures: Mapping[str, Any]) -> str:
+    """The page as it is, with these tables between its marks."""
+    before, _, rest = _PAGE.read_text(encoding="utf-8").partition(_BEGIN)
     _, found, after = rest.partition(_END)
     if not found:
         raise RuntimeError(f"the page has no {_BEGIN!r} ... {_END!r}")
@@ -22,7 +26,7 @@ def put_into(page: str, figures: Mapping[str, Any]) -> str:
 
 def tables(figures: Mapping[str, Any]) -> list[str]:
     """All of it, in lines."""
-    lines = [f"- {what}: {value}" for what, value in figures["machine"].items()]
+    lines = _markdown.facts(figures["machine"])
     if "suites" in figures:
         lines += ["", *_suites(figures["suites"])]
     if "storm" in figures:

@@ -182,7 +182,7 @@ def test_limit_tcp_repair_binds_beside_a_hold_and_cannot_listen() -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, <linux/tcp.h>
         except PermissionError:
-            pytest.skip("root without CAP_NET_ADMIN")
+            need.missing("CAP_NET_ADMIN", "root without CAP_NET_ADMIN")
         assert refusal(sock, lease.port) == ""
         sock.setsockopt(socket.IPPROTO_TCP, 19, 0)
         with pytest.raises(OSError, match="in use"):

@@ -23,13 +23,13 @@ from _processes import status, wait_for, watched
 from _thieves import run_python, silent
 
 if TYPE_CHECKING:
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 if sys.platform != "linux":
     pytest.skip("the broker is Linux's", allow_module_level=True)
 
-from portlease._server import _broker
-from portlease._server._process_linux import KeptProcess
+from portlease._tree import _broker
+from portlease._tree._process_linux import KeptProcess
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +188,7 @@ DEATHS = """
     from pathlib import Path
     from _brokered import holds_of
     from _processes import readable
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
     times, seed, note, server = int(sys.argv[1]), *sys.argv[2:]
     dice = random.Random(seed)
@@ -240,7 +240,7 @@ DEATHS = """
                 select.select([], [], [], dice.random() * 0.01)
         os.waitpid(us, 0)
         while True:
-            assert readable(reader, 60), f"somebody is left: {order} {victims}"
+            assert readable(reader, 200), f"somebody is left: {order} {victims}"
             if not os.read(reader, 1000):
                 break
         os.close(reader)
@@ -250,7 +250,7 @@ DEATHS = """
                 line = Path(f"/proc/{name}/cmdline").read_bytes()
                 if note.encode() in line:
                     fd = os.pidfd_open(int(name))  # it has nothing left to do but end
-                    assert readable(fd, 60), line
+                    assert readable(fd, 200), line
             except (FileNotFoundError, ProcessLookupError):
                 pass
     print(*killed.values())

@@ -17,7 +17,7 @@ import portlease
 from _brokered import holds_of, need_broker, without_net_raw
 from _need import need
 from _processes import HANG_S
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

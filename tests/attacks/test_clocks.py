@@ -8,7 +8,7 @@ row that another one reads, and such a row can be written.
 from __future__ import annotations
 
 import ctypes
-import json
+import functools
 import os
 import socket
 import sys
@@ -20,7 +20,7 @@ import pytest
 
 import portlease
 from _board import row
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import Thief, holding, in_children, meanwhile, steal
 from portlease import _platform, _registry, _take, _wish
 
@@ -32,19 +32,8 @@ PLAIN = Thief(socket.AF_INET, "127.0.0.1")
 PORT = 20000
 
 
-def run(call: str) -> Any:  # noqa: ANN401 - JSON
-    """Call a function of this module in a network of its own; return what it found out."""
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_clocks
-        print(json.dumps(test_clocks.{call}))
-        """,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__)
+"""Call a function of this module in a namespace of its own; return what it found out."""
 
 
 def jump(seconds: int) -> float:
@@ -98,7 +87,7 @@ def test_the_monotonic_clock_jumps_under_live_leases(seconds: int) -> None:
         pytest.skip("this machine has not been up for so long; no clock may go below zero")
     found = run(f"jumped({seconds})")
     if not found["jumped"]:
-        pytest.skip("this kernel has no time namespaces")
+        need.missing("time namespaces", "this kernel has none")
     assert found["jumped"] == pytest.approx(seconds, abs=60)
     assert found["wrong"] == []
     assert "leased, HELD" in found["who"]
@@ -133,7 +122,7 @@ def test_lessees_in_different_times_never_share_a_port() -> None:
     need.capability("root")
     found = run("contend()")
     if not any(found.pop("jumps")):
-        pytest.skip("this kernel has no time namespaces")
+        need.missing("time namespaces", "this kernel has none")
     assert found == {"doubles": 0, "ports": 40, "rows": 40}
 
 

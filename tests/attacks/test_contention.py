@@ -3,7 +3,7 @@
 # ruff: noqa: S104 - holds and thieves are everywhere on purpose, and nothing serves there
 from __future__ import annotations
 
-import json
+import functools
 import os
 import resource
 import signal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import portlease
-from _need import in_new_netns, need
+from _need import call_in_new_netns
 from _thieves import Thief, holding, steal
 
 if TYPE_CHECKING:
@@ -35,23 +35,8 @@ SOCKET_TYPES = {
 }
 
 
-def run(  # what the script printed, as JSON
-    call: str, *, ephemeral: tuple[int, int] | None = None
-) -> Any:  # noqa: ANN401
-    """Call a function of this module in a namespace of its own; return what it found out."""
-    need.capability("netns")
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_contention
-        print(json.dumps(test_contention.{call}))
-        """,
-        ephemeral=ephemeral,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__)
+"""Call a function of this module in a namespace of its own; return what it found out."""
 
 
 def raise_descriptor_limit() -> None:

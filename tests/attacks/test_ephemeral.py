@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import socket
 import struct
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 import portlease
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import Thief, acceptor, bind_zero, connect_out, has_ipv6, server, thieves
 
 if TYPE_CHECKING:
@@ -36,18 +35,7 @@ TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 def run(call: str) -> dict[str, list[int]]:
     """Call a function of this module in such a namespace; return what it found out."""
-    need.capability("netns")
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_ephemeral
-        print(json.dumps(test_ephemeral.{call}))
-        """,
-        ephemeral=RANGE,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, list[int]] = json.loads(done.stdout)
+    found: dict[str, list[int]] = call_in_new_netns(__file__, call, ephemeral=RANGE)
     assert found
     return found
 
@@ -171,7 +159,7 @@ def test_limit_autobind_reuse_gives_offered_ports_and_no_held_ones() -> None:
     """
     found = run("with_autobind_reuse('OFFERED')")
     if "not to be had" in found:
-        pytest.skip("this kernel has no ip_autobind_reuse")
+        need.missing("net.ipv4.ip_autobind_reuse", "this kernel has no ip_autobind_reuse")
     assert set(found["given"]) & set(LEASED)
     assert not set(run("with_autobind_reuse('HELD')")["given"]) & set(LEASED)
 

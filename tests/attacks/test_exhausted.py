@@ -8,7 +8,6 @@ state does not allow.
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import platform
 import signal
@@ -168,11 +167,10 @@ CALLS = (
 def without_memory(calls: list[tuple[str, str]], step: int = 1) -> int:
     """Run the attack, on every *step*-th allocation; return how many failed."""
     need.capability("proc")
-    if importlib.util.find_spec("_testcapi") is None:
-        pytest.skip("this Python comes without _testcapi, which fails allocations")
+    need.module("_testcapi")  # which fails allocations
     script = f"CALLS, STEP = {calls!r}, {step}\n{NO_MEMORY}"
     # In a network of its own: a port that is given back must not be another suite's at once.
-    done = in_new_netns(script, timeout_s=250)
+    done = in_new_netns(script)
     if done.returncode == -signal.SIGSEGV and sys.version_info >= (3, 12):
         # A generator whose frame cannot be had (3.12.1, 3.13.0); no fault of what it runs.
         pytest.skip("this CPython dies of a failed allocation itself")

@@ -6,14 +6,12 @@ to the kernel no shell that looks after that group (kill_orphaned_pgrp(), kernel
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import Final
 
 import pytest
 
-import portlease
 from _brokered import need_broker
 from _cli import CTRL_Z, PORTLEASE, Terminal, environment, python
 from _need import need
@@ -77,7 +75,9 @@ def beside_a_stopped_process(command: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "options", [["run"], ["run", "--how", "broker"], ["run", "--how", "offer"], ["hold"]], ids=" ".join
+    "options",
+    [["run"], ["run", "--how", "broker"], ["run", "--how", "offer"], ["hold"]],
+    ids=" ".join,
 )
 def test_its_end_hangs_nobody_up(options: list[str]) -> None:
     """A stopped process of the same group stays as it is, and no SIGHUP comes."""

@@ -73,7 +73,7 @@ def alone(text: str) -> subprocess.CompletedProcess[str]:
     """
     if why_not("netns") is not None:
         return run_python(text)
-    return in_new_netns(text, env={"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}, timeout_s=250)
+    return in_new_netns(text, env={"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"})
 
 
 def test_a_child_sees_its_parents_lease_as_released() -> None:
@@ -344,7 +344,7 @@ def test_a_fork_in_the_middle_of_takes_copies_nothing(where: str) -> None:
     assert not _pool.candidates(backend.rules())
     """
     text = textwrap.dedent(first) + script(rounds + THREADED)
-    silent(in_new_netns(text, ephemeral=(65000, 65535), timeout_s=250))
+    silent(in_new_netns(text, ephemeral=(65000, 65535)))
 
 
 def test_a_port_is_free_as_soon_as_fork_has_returned() -> None:
@@ -390,7 +390,7 @@ def test_a_fork_with_more_than_1024_descriptors() -> None:
                 ended_well(fork(lambda: None))
                 thread = threading.Thread(target=lambda: portlease.lease().release(), daemon=True)
                 thread.start()
-                thread.join(60)
+                thread.join(200)
                 assert not thread.is_alive(), "the lock is held for ever"
             """
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ import pytest
 
 import portlease
 from _board import name, row
-from _need import in_new_netns, need
+from _need import call_in_new_netns
 from _thieves import Thief, equipped, meanwhile, refusal, steal
 from portlease import _lease, _platform
 
@@ -39,20 +38,8 @@ WANTED = PORTS[0]
 STARTUP_S = 0.002  # what a server needs from its number to its bind(); part of the attack
 
 
-def run(call: str) -> Any:  # noqa: ANN401 - what the script printed, as JSON
-    """Call a function of this module in a namespace of its own; return what it found out."""
-    need.capability("netns")
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_handshake
-        print(json.dumps(test_handshake.{call}))
-        """,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__)
+"""Call a function of this module in a namespace of its own; return what it found out."""
 
 
 def take_and_give_back(kind: Kind) -> None:

@@ -10,31 +10,23 @@ import sys
 
 import pytest
 
+from _attacked import HELPERS
 from _need import need
 from _thieves import run_python
 
 if sys.platform != "linux":
     pytest.skip("counts descriptors in /proc", allow_module_level=True)
 
-STORM = """
-import gc, os, signal, socket, warnings
-import portlease
-from portlease import _grip
+STORM = (
+    HELPERS
+    + """
+import signal
 
 class Interrupt(BaseException):
     pass
 
 def interrupt(*_):
     raise Interrupt
-
-def open_fds():
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add((int(fd), os.readlink(f"/proc/self/fd/{fd}")))
-        except FileNotFoundError:
-            pass  # the one that listed the directory
-    return found
 
 def clean():
     gc.collect()
@@ -70,6 +62,7 @@ portlease.leases()
 before = open_fds()
 signal.signal(signal.SIGALRM, interrupt)
 """
+)
 
 
 def run(work: str, rounds: int) -> None:
@@ -149,7 +142,7 @@ def other():
     os.waitpid(pid, 0)
 thread = threading.Thread(target=other, daemon=True)
 thread.start()
-thread.join(60)
+thread.join(200)
 assert not thread.is_alive(), "the lock is held for ever"
 print(hits)
 """

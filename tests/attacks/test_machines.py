@@ -9,6 +9,7 @@ ordeal itself: GUARDED and RELEASED let the same thieves in.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ import pytest
 
 import portlease
 from _forbid import forbid
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import (
     Thief,
     acceptor,
@@ -48,20 +49,8 @@ TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 IPV4, IPV6 = Path("/proc/sys/net/ipv4"), Path("/proc/sys/net/ipv6")
 
 
-def run(call: str, *, ephemeral: tuple[int, int] | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Call a function of this module in a namespace of its own; return what it found out."""
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_machines
-        print(json.dumps(test_machines.{call}))
-        """,
-        ephemeral=ephemeral,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__)
+"""Call a function of this module in a namespace of its own; return what it found out."""
 
 
 def ordeal() -> dict[str, str]:
@@ -457,7 +446,7 @@ def test_in_a_chroot_what_is_missing_is_said(tmp_path: Path) -> None:
         + """
 with portlease.lease() as lease:
     everything(lease.port)  # loads what is not to be found inside
-import portlease._sandbox, portlease._server._process_portable
+import portlease._sandbox, portlease._tree._process_portable
 os.chroot(sys.argv[1])
 os.chdir("/")
 with portlease.lease(label="mine") as lease, portlease.lease("udp"):

@@ -288,7 +288,7 @@ print(hits)
 
 def test_a_signal_handler_that_forks_in_the_middle_of_a_call() -> None:
     """Its child ends, or becomes a program, and the call it broke into goes on untouched."""
-    done = in_new_netns(f"ROUNDS = 120\n{IN_A_HANDLER}", timeout_s=250)
+    done = in_new_netns(f"ROUNDS = 120\n{IN_A_HANDLER}")
     assert int(silent(done)) > 20, "hardly ever hit"
 
 
@@ -369,7 +369,7 @@ else:
 def interrupted(kind: str, rounds: int) -> tuple[int, int]:
     """Return how often the moves were interrupted, and how often something was wrong then."""
     script = f"KIND, ROUNDS = {kind!r}, {rounds}\n{INTERRUPTED}"
-    done = in_new_netns(script, timeout_s=250)
+    done = in_new_netns(script)
     assert done.returncode == 0, done.stderr[-800:]
     hits, found = map(int, done.stdout.split())
     return hits, found

@@ -28,7 +28,7 @@ from _unruly import TCP_BROKER
 if sys.platform != "linux":
     pytest.skip("the whole promise is Linux's; see docs/promise.md", allow_module_level=True)
 
-from portlease._server import _broker
+from portlease._tree import _broker
 
 
 def told(command: list[str], port: int) -> list[str]:
@@ -134,7 +134,7 @@ def test_control_a_hold_that_hears_swallows_datagrams() -> None:
 UNANSWERED: Final = """
     import _socket, os, sys
     sys.path.insert(0, sys.argv[1])
-    from portlease._server import _broker
+    from portlease._tree import _broker
     listener, _ = _broker.install()
     if sys.argv[2] == "closed":
         os.close(listener)

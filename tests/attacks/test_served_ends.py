@@ -34,7 +34,7 @@ from _unruly import (
     never_ready,
 )
 from portlease import ServerDiedError, ServerError, ServerTimeoutError, serve
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 if sys.platform != "linux":
     pytest.skip("there is no keeper elsewhere; see docs/promise.md", allow_module_level=True)
 
-from portlease._server._process_linux import KeptProcess
+from portlease._tree._process_linux import KeptProcess
 
 SOON_S: Final = 0.3
 """How long one has that will never be ready."""
@@ -330,7 +330,7 @@ def test_our_death_catches_it_too(hare: str, number: signal.Signals) -> None:
     """Whoever started it dies, and the keeper catches all eight by itself."""
     script = """
         import signal, sys
-        from portlease._server._process import Process
+        from portlease._tree._process import Process
         process = Process.start(sys.argv[1:], output=1)
         signal.pause()
     """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import socket
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portlease
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import Thief, acceptor, bind_zero, connect_out, has_ipv6, in_children, meanwhile
 
 if TYPE_CHECKING:
@@ -99,19 +98,8 @@ LESSEE = {"lease": with_lease, "find_unused_port": with_find_unused_port}
 
 def run(how: str, rounds: int) -> dict[str, int]:
     """Storm in a namespace."""
-    need.capability("netns")
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_storm
-        print(json.dumps(test_storm.storm({how!r}, {rounds})))
-        """,
-        ephemeral=RANGE,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, int] = json.loads(done.stdout)
+    call = f"storm({how!r}, {rounds})"
+    found: dict[str, int] = call_in_new_netns(__file__, call, ephemeral=RANGE)
     return found
 
 
@@ -129,9 +117,7 @@ def test_no_lease_fails_in_the_long_storm() -> None:
 
 def test_unheld_ports_fail_in_the_same_storm() -> None:
     """The control: in a storm in which find_unused_port() never failed, no lease is tested."""
-    pytest.importorskip(
-        "test.support.socket_helper", reason="no test package", exc_type=ImportError
-    )
+    need.module("test.support.socket_helper")
     found = run("find_unused_port", 25)
     print(f"find_unused_port: {found}")  # noqa: T201 - the contrast, for who reads it
     assert found["failed"] > 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import json
 import os
 import socket
 import struct
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import portlease
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import Thief, in_children, loot, steal, thieves
 
 if TYPE_CHECKING:
@@ -36,20 +35,8 @@ STATES = ("HELD", "OFFERED", "GUARDED", "HANDED_OVER", "RELEASED")
 USERS = (0, 65534, 1_234_567)
 
 
-def run(call: str, *, ephemeral: tuple[int, int] | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Call a function of this module in a namespace of its own; return what it found out."""
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_strangers
-        print(json.dumps(test_strangers.{call}))
-        """,
-        ephemeral=ephemeral,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__)
+"""Call a function of this module in a namespace of its own; return what it found out."""
 
 
 def reach(lease: portlease.Lease, state: str) -> list[socket.socket]:

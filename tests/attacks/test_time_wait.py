@@ -8,7 +8,7 @@ runs in a network namespace with 200 ephemeral ports, so that the remains are ev
 # ruff: noqa: S104 - holds and thieves are everywhere on purpose, and nothing serves there
 from __future__ import annotations
 
-import json
+import functools
 import socket
 import sys
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import portlease
-from _need import in_new_netns, need
+from _need import call_in_new_netns, need
 from _thieves import Thief, bind_zero, expected, loot, server, thieves
 
 if sys.platform != "linux":
@@ -29,21 +29,8 @@ FREE = set(range(RANGE[0], RANGE[1] + 1)) - set(LEASED)
 SIMPLE = [thief for thief in thieves(TCP) if not (thief.reuseaddr and thief.reuseport)]
 
 
-def run(call: str) -> Any:  # noqa: ANN401 - JSON
-    """Call a function of this module in such a namespace; return what it found out."""
-    need.capability("netns")
-    done = in_new_netns(
-        f"""
-        import json, sys
-        sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-        import test_time_wait
-        print(json.dumps(test_time_wait.{call}))
-        """,
-        ephemeral=RANGE,
-        timeout_s=250,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+run = functools.partial(call_in_new_netns, __file__, ephemeral=RANGE)
+"""Call a function of this module in such a namespace; return what it found out."""
 
 
 def flood(port: int, count: int, *, theirs: bool, host: str = "127.0.0.1") -> int:

@@ -34,8 +34,9 @@ from portlease._platform._linux_diag import (
     parse_table,
 )
 from portlease._repeat import _results, _spoken
-from portlease._server import _broker, _lines, _template
+from portlease._server import _lines, _template
 from portlease._states import State
+from portlease._tree import _broker
 from portlease.cli._options import Offsets, PortList
 
 if TYPE_CHECKING:

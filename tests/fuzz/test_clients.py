@@ -12,25 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 if sys.platform != "linux":
     pytest.skip("Linux has pidfds and abstract sockets", allow_module_level=True)
 
 import portlease
+from _processes import HANG_S
+from fuzz.generous import generous
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HANG_S = 60.0
-generous = settings(
-    max_examples=60,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 
 SERVER = """
 import sys

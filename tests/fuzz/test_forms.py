@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 if sys.platform != "linux":
     pytest.skip("the rows are Linux's", allow_module_level=True)
 
+from fuzz.generous import generous
 from fuzz.targets import TARGETS
 from portlease import _registry, _trail
 from portlease._findings import _baseline
@@ -28,13 +29,6 @@ from portlease._states import State
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-generous = settings(
-    max_examples=60,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 texts = st.text(st.characters(), max_size=30)
 NUMBERS = [
     "-1",
@@ -106,7 +100,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = sorted(_trail._TEXTS | _trail._NUMBERS | {"reuseaddr", "hold", "argv", "more", "new"})
+FIELDS = sorted({*_trail._KINDS, "new"})
 
 
 @generous

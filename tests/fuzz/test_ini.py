@@ -9,10 +9,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _thieves import run_python, silent
+from fuzz.generous import generous
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,13 +36,7 @@ def read_any(folder: str, examples: int) -> dict[str, int]:
         st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=30),
     )
 
-    @settings(
-        max_examples=examples,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(generous, max_examples=examples)
     @given(st.sampled_from(sorted(ALLOWED)), values)
     def check(name: str, value: str) -> None:
         with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123 - as plain as it goes

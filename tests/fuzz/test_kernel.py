@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from _need import in_new_netns, need
@@ -26,6 +26,7 @@ if sys.platform != "linux":
     pytest.skip("it is Linux's kernel", allow_module_level=True)
 
 import portlease
+from fuzz.generous import generous
 from fuzz.targets import DONE, PORT, SEQUENCE, entry, message
 from portlease._platform import _linux_proc, backend
 from portlease._platform._linux_diag import (
@@ -39,13 +40,6 @@ from portlease._platform._linux_diag import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-generous = settings(
-    max_examples=60,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
 
 # --- netlink ------------------------------------------------------------------------------------
 
@@ -313,7 +307,7 @@ def test_names_that_others_bind_hide_no_row(hostile: bytes, data: st.DataObject)
 
 def as_the_kernel_reads_it(examples: int) -> dict[str, int]:
     """Bind sockets to any bytes: where the kernel takes them for a port, so does the broker."""
-    from portlease._server import _broker
+    from portlease._tree import _broker
 
     found = {"bound": 0, "refused": 0}
     family = st.sampled_from([0, 2, 10, 1, 16, 0x0200, 0xFFFF])

@@ -9,12 +9,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 if sys.platform != "linux":
     pytest.skip("some of what is read is Linux's alone", allow_module_level=True)
 
+from fuzz.generous import generous
 from fuzz.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -50,13 +51,7 @@ def inputs(name: str) -> SearchStrategy[bytes]:
 def test_a_parser_keeps_its_word(name: str) -> None:
     """Some hundred inputs, the same in every run."""
 
-    @settings(
-        max_examples=60,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @generous
     @given(inputs(name))
     def check(data: bytes) -> None:
         TARGETS[name].check(data)
