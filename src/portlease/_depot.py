@@ -24,23 +24,25 @@ import socket
 import struct
 import subprocess
 import sys
-from collections import deque
 from typing import TYPE_CHECKING
 
 from portlease import _platform
-from portlease._server._process import limits_told
+from portlease._tree._process import limits_told
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
 import resource  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Final
 
     from portlease._lease import Lease
 
 _PASSED_AT_ONCE: Final = 253  # SCM_MAX_FD
+MOST_DESCRIPTORS: Final = 3
+"""Of a GUARDED lease: its row, and a guard for each transport."""
+AT_ONCE: Final = _PASSED_AT_ONCE // MOST_DESCRIPTORS
+"""How many leases one message takes."""
 _SPARE: Final = 64
 """Descriptors that a holder needs for itself, generously."""
 _KEYS_AT_ONCE: Final = 1000
@@ -104,29 +106,21 @@ class Depot:
     def __init__(self) -> None:
         self._holders: list[_Holder] = []
 
-    def keep(self, leases: Iterable[Lease]) -> list[Lease]:
-        """Take the sockets of GUARDED leases, and close them here.
+    def keep(self, leases: list[Lease]) -> bool:
+        """Take the sockets of GUARDED leases, `AT_ONCE` of them at most, and close them here.
 
         Returns:
-            Those whose sockets stay here for now: a holder has not come to take what it was sent.
+            Whether it has; else they stay here for now: a holder has not come to take what it was
+            sent.
 
         Raises:
             ResourceLimitError: no process can be started for them.
         """
-        waiting = deque(leases)
-        while waiting:
-            holder = next((one for one in self._holders if one.room >= _PASSED_AT_ONCE), None)
-            if holder is None:
-                holder = _Holder()
-                self._holders.append(holder)
-            batch: list[Lease] = []
-            descriptors = 0
-            while waiting and descriptors + _cost(waiting[0]) <= _PASSED_AT_ONCE:
-                descriptors += _cost(waiting[0])
-                batch.append(waiting.popleft())
-            if not holder.keep(batch):
-                return [*batch, *waiting]
-        return []
+        holder = next((one for one in self._holders if one.room >= _PASSED_AT_ONCE), None)
+        if holder is None:
+            holder = _Holder()
+            self._holders.append(holder)
+        return holder.keep(leases)
 
     def flush(self) -> list[tuple[int, int]]:
         """Have closed what was released since the last time.
@@ -164,10 +158,6 @@ class Depot:
 
     def _of(self, fd: int) -> _Holder | None:
         return next((one for one in self._holders if one.fileno() == fd), None)
-
-
-def _cost(lease: Lease) -> int:
-    return 1 + len(lease._grip.guards)
 
 
 class _Kept:

@@ -20,9 +20,9 @@ from portlease._errors import (
     PortUnavailableError,
 )
 from portlease._platform import backend
-from portlease._server import _process
-from portlease._server._process import Process
 from portlease._take import lease
+from portlease._tree import _process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -589,10 +589,9 @@ if sys.platform == "linux":
                 promised=False,
                 data={"how": None, "refused": error.reason},
             )
-        by = "by our privileges" if how == "root" else "with a user namespace"
         return Fact(
             name="private networks",
-            found=f"to be had, {by}",
+            found=f"to be had, {_isolate.RIGHTS[how]}",
             follows="any number of suites may use the same ports at once: `portlease isolate`, "
             "`repeat --isolate`, pytest's --isolate=worker",
             promised=False,

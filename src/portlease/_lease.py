@@ -19,6 +19,7 @@ from _weakref import ref  # `weakref` itself would be 2 ms of import; this is it
 from functools import partial
 
 from portlease import _culprits, _platform, _refusal, _registry, _wish
+from portlease._clock import now_s
 from portlease._errors import LeaseStateError, PortleaseError, PortUnavailableError, UsageError
 from portlease._grip import forget, live
 from portlease._onlooker import look
@@ -404,29 +405,29 @@ class Lease:
                 raise
 
     def _bind_patiently(self, bind: Bind) -> Handle:
-        give_up = time.monotonic() + _COPIES_S
+        give_up = now_s() + _COPIES_S
         while True:
             try:
                 return _wish.bind(bind, self.port)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > give_up:
+                if error.errno != errno.EADDRINUSE or now_s() > give_up:
                     raise
             time.sleep(_COPIES_PAUSE_S)
 
     def _guard(self, transport: str) -> Closable:
-        give_up = time.monotonic() + _COPIES_S
+        give_up = now_s() + _COPIES_S
         while (guard := backend.guard(transport, self.port)) is None:
-            if time.monotonic() > give_up:
+            if now_s() > give_up:
                 raise _RefusedError("another lease of the number is guarded already")
             time.sleep(_COPIES_PAUSE_S)
         return guard
 
     def _wait_for_takers(self) -> None:
         """Wait until no other row claims our port: see the head of :mod:`portlease._take`."""
-        give_up = time.monotonic() + _STUCK_S
+        give_up = now_s() + _STUCK_S
         pause_s = 20e-6
         while takers := self._takers():
-            if time.monotonic() > give_up:
+            if now_s() > give_up:
                 raise _RefusedError(
                     f"process {takers[0].pid} is asking for it and does not move (stopped?); "
                     "continue or end that process"

@@ -35,7 +35,7 @@ assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the r
 
 import resource  # noqa: E402
 
-from portlease._depot import Depot  # noqa: E402
+from portlease._depot import AT_ONCE, MOST_DESCRIPTORS, Depot  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,10 +55,6 @@ far. portpicker's own server takes the first read(2) for all; its client writes 
 _BACKLOG: Final = 1024
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred, unix(7): pid, uid, gid
 _INIT: Final = 1
-_DESCRIPTORS_A_LEASE: Final = 3
-"""Its row, and a guard for each transport."""
-_AWAY_AT_ONCE: Final = 84
-"""As many as one message can take with their descriptors, SCM_MAX_FD."""
 _HUNG_UP: Final = "a client hung up before it was answered"
 _FEWEST_HERE: Final = 10
 """Even if there is hardly room for clients besides."""
@@ -271,9 +267,7 @@ class PortServer:
             self._leases[owner].remove(lease)
             lease.release()
             raise
-        self._here[lease] = None
-        if len(self._here) >= self._most_here():
-            self._make_room()
+        self._keep_here(lease)
         self._tell(f"port {lease.port} is process {owner}'s")
 
     def _take(self, owner: int) -> Lease:
@@ -311,20 +305,26 @@ class PortServer:
 
     # --- more leases than descriptors ---
 
+    def _keep_here(self, lease: Lease) -> None:
+        self._here[lease] = None
+        if len(self._here) >= self._most_here():
+            self._make_room()
+
     def _most_here(self) -> int:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return max(_FEWEST_HERE, (soft // 2 - len(self._pidfds)) // _DESCRIPTORS_A_LEASE)
+        return max(_FEWEST_HERE, (soft // 2 - len(self._pidfds)) // MOST_DESCRIPTORS)
 
     def _make_room(self) -> None:
         """Have the sockets of the oldest ones kept elsewhere."""
-        oldest = list(itertools.islice(self._here, _AWAY_AT_ONCE))
+        oldest = list(itertools.islice(self._here, AT_ONCE))
         try:
-            stay = self._depot.keep(oldest)
+            gone = self._depot.keep(oldest)
         except PortleaseError as error:  # then they stay; the next client is told, if that fails
             self._tell_refused(str(error))
             return
-        for lease in oldest[: len(oldest) - len(stay)]:
-            del self._here[lease]
+        if gone:
+            for lease in oldest:
+                del self._here[lease]
         for fd in self._depot.holders():
             if fd not in self._selector.get_map():
                 self._selector.register(fd, selectors.EVENT_READ, "holder")
@@ -356,9 +356,7 @@ class PortServer:
                 break
             if regained:
                 again += 1
-                self._here[lease] = None
-                if len(self._here) >= self._most_here():
-                    self._make_room()
+                self._keep_here(lease)
         self._tell_refused(
             f"a process that kept {len(lost)} ports was killed; {again} of them are kept again"
         )

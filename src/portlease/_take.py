@@ -450,7 +450,44 @@ def _by(label: str | None) -> By:
     return look.label if label is None else label, frame.f_code, frame.f_lasti
 
 
-_guarded: deque[Lease] = deque()
+class Kept(deque[Lease]):
+    """GUARDED leases of which only the numbers were given away, the oldest first.
+
+    What is left of them is released when the interpreter ends. In a forked child there are none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        atexit.register(self.release)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.clear)
+
+    def lease(self, kind: Kind, label: str, ports: Iterable[int] | None = None) -> Lease:
+        """Take one more, and keep it; where descriptors are short, the oldest make room for it.
+
+        Raises:
+            As :func:`lease`.
+        """
+        while True:
+            try:
+                one = lease_guarded(kind, label, ports)
+            except ResourceLimitError:
+                with _platform.spawn_lock:
+                    if not self:
+                        raise
+                    self.popleft().release()
+            else:
+                with _platform.spawn_lock:
+                    self.append(one)
+                return one
+
+    def release(self) -> None:
+        """Release all of them."""
+        while self:
+            self.popleft().release()
+
+
+_guarded: Final = Kept()
 
 
 def guarded_port(family: int, socktype: int) -> int:
@@ -476,26 +513,13 @@ def guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> int:
     Raises:
         As :func:`lease`.
     """
-    one = _guarded_with_room(kind, label, ports)
+    one = _guarded.lease(kind, label, ports)
     if look.took is not None:
         look.took(one)
     with _platform.spawn_lock:
-        _guarded.append(one)
         if len(_guarded) > _GUARDED_PORTS:
             _guarded.popleft().release()
     return one.port
-
-
-def _guarded_with_room(kind: Kind, label: str, ports: Iterable[int] | None) -> Lease:
-    """Drop older ones as long as there is no descriptor for this one."""
-    while True:
-        try:
-            return lease_guarded(kind, label, ports)
-        except ResourceLimitError:
-            with _platform.spawn_lock:
-                if not _guarded:
-                    raise
-                _guarded.popleft().release()
 
 
 def lease_guarded(kind: Kind, label: str, ports: Iterable[int] | None = None) -> Lease:
@@ -527,13 +551,3 @@ def guard_again(one: Lease) -> bool:
         else:
             _close_all(row, guards)
         return done
-
-
-def _drop_guarded() -> None:
-    while _guarded:
-        _guarded.popleft().release()
-
-
-atexit.register(_drop_guarded)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_guarded.clear)

@@ -18,19 +18,17 @@ undone, and then nothing of it is left.
 
 from __future__ import annotations
 
-import atexit
 import importlib.abc
 import inspect
 import os
 import socket
 import sys
-from collections import deque
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease import _platform, socket_helper
-from portlease._errors import PortleaseError, ResourceLimitError
-from portlease._take import lease_guarded
+from portlease._errors import PortleaseError
+from portlease._take import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, Final
 
-    from portlease._lease import Lease
     from portlease._wish import Kind
 
 _ANY_FREE: Final = (None, 0, "0")
@@ -53,32 +50,19 @@ _KEPT: Final = 256
 _DESCRIPTORS: Final = 2
 """Of a lease; of one for TCP and UDP, three."""
 
-_kept: Final[deque[tuple[str, Lease]]] = deque()
-"""With the label that says whose they are, the oldest first."""
+_kept: Final = Kept()
+"""Their labels say whose they are."""
 
 
 def _port(kind: Kind, ports: Iterable[int] | None = None) -> int:
     """A GUARDED port, labelled with the test that runs."""
     label = _label()
-    lease = _leased(kind, label, ports)
+    lease = _kept.lease(kind, label, ports)
     most = _most_kept()
     with _platform.spawn_lock:
-        _kept.append((label, lease))
-        while len(_kept) > most or (len(_kept) > _KEPT_OF_OTHERS and _kept[0][0] != label):
-            _kept.popleft()[1].release()
+        while len(_kept) > most or (len(_kept) > _KEPT_OF_OTHERS and _kept[0].label != label):
+            _kept.popleft().release()
     return lease.port
-
-
-def _leased(kind: Kind, label: str, ports: Iterable[int] | None) -> Lease:
-    """The lease; where descriptors are short, older ones make room for it."""
-    while True:
-        try:
-            return lease_guarded(kind, label, ports)
-        except ResourceLimitError:
-            with _platform.spawn_lock:
-                if not _kept:
-                    raise
-                _kept.popleft()[1].release()
 
 
 if sys.platform == "win32":
@@ -100,21 +84,11 @@ def _give_back(port: int) -> bool:
     """End the lease of a port before its time; False if there is none (any more)."""
     with _platform.spawn_lock:
         for one in _kept:
-            if one[1].port == port:
+            if one.port == port:
                 _kept.remove(one)
-                one[1].release()
+                one.release()
                 return True
     return False
-
-
-def _give_all_back() -> None:
-    while _kept:
-        _kept.popleft()[1].release()
-
-
-atexit.register(_give_all_back)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_kept.clear)
 
 
 def _label() -> str:
@@ -326,7 +300,7 @@ def undo() -> None:
         _state.finder = None
     for taken in (*_state.taken.values(), *_state.replaced):
         taken.undo()
-    _give_all_back()
+    _kept.release()
     _state.taken.clear()
     _state.replaced.clear()
     _state.missing.clear()

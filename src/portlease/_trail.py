@@ -37,6 +37,9 @@ PROCESS: Final = "process"
 TEST_START: Final = "test-start"
 TEST_END: Final = "test-end"
 
+IN_USE: Final = frozenset({"EADDRINUSE", "failed"})
+"""The errors of a bind that may mean that somebody has the port."""
+
 KERNEL: Final = "kernel"
 """An origin: the port was 0, the kernel chose."""
 LEASE: Final = "lease"
@@ -119,16 +122,9 @@ class Event:
         return {name: value for name, value in known if value is not None} | dict(self.more)
 
 
-_NAMES: Final = tuple(one.name for one in fields(Event) if one.name != "more")
-_TEXTS: Final = frozenset(
-    (
-        *("what", "address", "transport", "error", "exe", "file", "inner_file", "test"),
-        *("outcome", "worker", "origin", "lease", "row"),
-    )
-)
-_NUMBERS: Final = frozenset(
-    ("t", "pid", "tid", "port", "got", "line", "inner_line", "instance", "runner", "status")
-)
+_KINDS: Final = {one.name: str(one.type).removesuffix(" | None") for one in fields(Event)}
+"""Of each field, as it is annotated: ``"str"``, ``"int"``, ``"bool"``, ..."""
+_NAMES: Final = tuple(name for name in _KINDS if name != "more")
 
 
 class Damage(NamedTuple):
@@ -248,11 +244,12 @@ def _event(value: dict[str, Any]) -> Event | None:
 
 def _is_right(name: str, value: object) -> bool:
     """Whether a field may have this value; of fields that we do not know, any."""
-    if name in _TEXTS:
+    kind = _KINDS.get(name)
+    if kind == "str":
         return isinstance(value, str)
-    if name in _NUMBERS:
+    if kind == "int":
         return isinstance(value, int) and not isinstance(value, bool)
-    if name in {"reuseaddr", "reuseport", "hold"}:
+    if kind == "bool":
         return isinstance(value, bool)
     if name == "argv":
         return isinstance(value, list) and all(isinstance(word, str) for word in value)

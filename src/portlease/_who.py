@@ -49,7 +49,7 @@ class Process:
 
     def __str__(self) -> str:
         started = "" if self.started_at is None else f", started {clock(self.started_at)}"
-        command = "a process" if self.command is None else _short(self.command)
+        command = "a process" if self.command is None else short_command(self.command)
         return f"{command} (pid {self.pid}{started})"
 
 
@@ -411,7 +411,7 @@ def _at(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _short(command: str) -> str:
+def short_command(command: str) -> str:
     """``/usr/bin/redis-server --port 6379`` as ``redis-server --port 6379``, not too long."""
     program, blank, arguments = command.partition(" ")
     text = (program.rpartition("/")[2] or program) + blank + arguments

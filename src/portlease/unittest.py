@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from portlease import AsyncServer, Lease, LeaseGroup, Server
     from portlease._server._command import Options
-    from portlease._server._process import StrPath
+    from portlease._tree._process import StrPath
     from portlease._wish import Kind
 else:  # whoever mixes it in has imported them; others need not
     TestCase = IsolatedAsyncioTestCase = object
@@ -48,7 +48,8 @@ class LeaseMixin(TestCase):
     def lease(self, kind: Kind = "tcp", **options: Any) -> Lease:  # noqa: ANN401
         """Take a port; options and errors are those of :func:`portlease.lease`."""
         let_own_binds_in()
-        return self.enterContext(portlease.lease(kind, **self._labelled(options)))
+        options.setdefault("label", self._label())
+        return self.enterContext(portlease.lease(kind, **options))
 
     def lease_block(
         self,
@@ -60,8 +61,8 @@ class LeaseMixin(TestCase):
     ) -> LeaseGroup:
         """Take *n* consecutive ports; all is as in :func:`portlease.lease_block`."""
         let_own_binds_in()
-        block = portlease.lease_block(n, kind, offsets=offsets, **self._labelled(options))
-        return self.enterContext(block)
+        options.setdefault("label", self._label())
+        return self.enterContext(portlease.lease_block(n, kind, offsets=offsets, **options))
 
     def leased_port(self, kind: Kind = "tcp", **options: Any) -> int:  # noqa: ANN401
         """Take a port, and return its number, a plain int; all else is as in :meth:`lease`."""
@@ -88,7 +89,7 @@ class LeaseMixin(TestCase):
     def class_lease(cls, kind: Kind = "tcp", **options: Any) -> Lease:  # noqa: ANN401
         """Take a port for all tests of the class: in ``setUpClass()``."""
         let_own_binds_in()
-        options.setdefault("label", look.label or cls._class_label())
+        options.setdefault("label", cls._class_label())
         return cls.enterClassContext(portlease.lease(kind, **options))
 
     @classmethod
@@ -105,7 +106,7 @@ class LeaseMixin(TestCase):
         **options: Unpack[Options],
     ) -> Server:
         """Start a server for all tests of the class: in ``setUpClass()``."""
-        options.setdefault("label", look.label or cls._class_label())
+        options.setdefault("label", cls._class_label())
         return cls.enterClassContext(portlease.serve(args, lease=lease, **options))
 
     # --- how ---
@@ -115,10 +116,7 @@ class LeaseMixin(TestCase):
 
     @classmethod
     def _class_label(cls) -> str:
-        return f"{cls.__module__}.{cls.__qualname__}"
-
-    def _labelled(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {"label": self._label(), **options}
+        return look.label or f"{cls.__module__}.{cls.__qualname__}"
 
 
 class AsyncLeaseMixin(LeaseMixin, IsolatedAsyncioTestCase):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import signal
     from typing import NoReturn
 
-    from portlease._server import _broker, _keeper
+    from portlease._tree import _broker, _keeper
 else:
     import _signal as signal
 

@@ -1,6 +1,6 @@
 """The observer: sees every bind and listen of a tree, whatever it is written in. Linux only.
 
-A tree can have one listener (:mod:`portlease._server._broker`), so the observer is a broker: one
+A tree can have one listener (:mod:`portlease._tree._broker`), so the observer is a broker: one
 that is asked for inside of its tree registers its holds here, and gets what it would have got.
 
 What becomes of a call that is not for a held port
@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from portlease import _trail
 from portlease._audit import _origin
 from portlease._audit._site import _portlease_hook
-from portlease._server import _process
 from portlease._trail import Event
+from portlease._tree import _process
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
@@ -46,14 +46,14 @@ import errno  # noqa: E402
 
 from portlease._audit import _scene  # noqa: E402
 from portlease._platform import _linux_proc  # noqa: E402
-from portlease._server import _broker  # noqa: E402
+from portlease._tree import _broker  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final
 
     from portlease._errors import BrokerUnavailableError
-    from portlease._server._broker import Call, News
+    from portlease._tree._broker import Call, News
 
 _FAMILIES: Final = frozenset({_socket.AF_INET, _socket.AF_INET6})
 _ENTER: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_enter.py")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from portlease import _trail
 from portlease._audit import _inject, _origin
 from portlease._errors import PortleaseError, UsageError
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from portlease._isolate._command import command
 from portlease._isolate._inside import adopt, can_reach, network, reach
-from portlease._isolate._require import require
+from portlease._isolate._require import RIGHTS, require
 
-__all__ = ["adopt", "can_reach", "command", "network", "reach", "require"]
+__all__ = ["RIGHTS", "adopt", "can_reach", "command", "network", "reach", "require"]

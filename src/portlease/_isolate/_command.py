@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import UsageError
+from portlease._pool import MAX_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +27,6 @@ _enter.main(sys.argv[2:])
 """
 _LOCALHOST: Final = "localhost"
 _LOOPBACK: Final = ("127.0.0.1", "::1")
-_MAX_PORT: Final = 65535
 _MOST_DIGITS: Final = 9
 
 
@@ -52,10 +52,13 @@ class Reach(NamedTuple):
         """For the helper: a word for each address to listen on, and where that leads."""
         found = []
         for number, address in enumerate(self.addresses):
-            targets = [address, *(other for other in self.addresses if other != address)]
             optional = "?" if number else ""  # OPTIONAL of ._helper
-            found.append(f"reach={self.port},{optional}{address},{','.join(targets)}")
+            found.append(f"reach={self.port},{optional}{address},{','.join(self.targets(address))}")
         return found
+
+    def targets(self, address: str) -> list[str]:
+        """Where what comes to *address* inside may lead: the same outside, and then the others."""
+        return [address, *(other for other in self.addresses if other != address)]
 
 
 def command(
@@ -142,7 +145,7 @@ def parse(text: str) -> Reach:
     """
     host, colon, number = text.rpartition(":")
     is_number = number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS
-    if not is_number or not 0 < int(number) <= _MAX_PORT:
+    if not is_number or not 0 < int(number) <= MAX_PORT:
         raise UsageError(
             f"{text!r} names no service to be reached; say HOST:PORT, such as localhost:5432, or a "
             "port of 127.0.0.1"

@@ -23,6 +23,7 @@ import errno  # noqa: E402
 import posix  # noqa: E402
 import time  # noqa: E402
 
+from portlease._isolate import _links  # noqa: E402
 from portlease._isolate._helper import OPTIONAL, Options, RefusedError, reap  # noqa: E402
 
 TYPE_CHECKING = False
@@ -112,7 +113,7 @@ def listen(control: "socket.socket", address: str, port: int, targets: "Iterable
         OSError: it cannot be listened on.
         RefusedError: the forwarder has gone.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    family = _links.family(address)
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -352,7 +353,7 @@ class _Forwarder:
         """Begin with the next target; where there is none left, the client is refused (RST)."""
         while pair.targets:
             address = pair.targets.pop(0)
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            family = _links.family(address)
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError as error:

@@ -80,9 +80,8 @@ if sys.platform == "linux":
             for number, address in enumerate(asked.addresses):
                 if (address, port) in _reached:
                     continue
-                targets = [address, *(other for other in asked.addresses if other != address)]
                 try:
-                    _forward.listen(_channel(), address, port, targets)
+                    _forward.listen(_channel(), address, port, asked.targets(address))
                 except RefusedError as error:
                     raise IsolationUnavailableError(
                         f"{host} port {port} cannot be reached: the forwarder has ended",

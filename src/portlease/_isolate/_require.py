@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final, Literal
 
+RIGHTS: Final = {"root": "by our privileges", "user": "with a user namespace"}
+"""What `require` returns, in words."""
 _HANG_GUARD_S: Final = 30.0
 
 

@@ -32,7 +32,8 @@ BOARD: bool = True
 _PREFIX: Final = b"\0portlease/1/"
 _BOARD: Final = b"@portlease/1/"  # /proc/net/unix writes NUL as @
 _GUARDS: Final = _BOARD + b"g/"
-_GUARD_NAMES: Final = {"tcp": _PREFIX + b"g/tcp/%d/%04x", "udp": _PREFIX + b"g/udp/%d/%04x"}
+_GUARD_NAMES: Final = {"tcp": b"g/tcp/%d/%04x", "udp": b"g/udp/%d/%04x"}
+_GUARD_ADDRESSES: Final = {transport: _PREFIX + name for transport, name in _GUARD_NAMES.items()}
 # The kernel keeps a namespace's Unix sockets in 256 chains, and adds up the bytes of a name to find
 # its own (unix_abstract_hash(), net/unix/af_unix.c). The sums of decimal digits lie close together:
 # 20,000 guards were in 51 chains, one look passed 682 of them. With digits of this product, 110.
@@ -59,7 +60,7 @@ _NO_INTERFACE: Final = 0x7FFFFFFF
 _OTHER_INTERFACE: Final = 0x7FFFFFFE
 # A broker around us lets whatever runs in it bind what it has leased. A lease of ours must not be
 # let in there: two would share a number. It passes over sockets that bear this mark, a timeout that
-# nobody asks for (LEASE_MARK of portlease._server._broker). The variable is there from exec on.
+# nobody asks for (LEASE_MARK of portlease._tree._broker). The variable is there from exec on.
 _IN_A_BROKER: Final = "PORTLEASE_BROKER" in os.environ
 _SO_RCVTIMEO: Final = int(socket.SO_RCVTIMEO)
 _MARK: Final = (0x706C).to_bytes(8, sys.byteorder) + bytes(8)
@@ -181,12 +182,12 @@ def _names(wanted: bytes) -> list[bytes]:
 
 def guard(transport: str, port: int) -> Handle | None:
     """Bind the abstract name that stands for this transport and port."""
-    return _bind_name(_GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF))
+    return publish(_GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF))
 
 
 def is_guarded(row: Closable, transport: str, port: int) -> bool:
     """Connect to the guard's name: the kernel finds it or not, and the guard notices nothing."""
-    answer = row.connect_ex(_GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF))  # type: ignore[attr-defined]  # a socket
+    answer = row.connect_ex(_GUARD_ADDRESSES[transport] % (port, port * _SPREAD & 0xFFFF))  # type: ignore[attr-defined]  # a socket
     return answer != _ECONNREFUSED and _is_there(answer)
 
 
@@ -207,7 +208,7 @@ def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
     v6only: bool,  # noqa: FBT001 - as it is
 ) -> Handle | None:
     """As is_guarded(), bind(), is_guarded(), in one call: every lease waits for this."""
-    guard = _GUARD_NAMES[transport] % (port, port * _SPREAD & 0xFFFF)
+    guard = _GUARD_ADDRESSES[transport] % (port, port * _SPREAD & 0xFFFF)
     look = row.connect_ex  # type: ignore[attr-defined]  # a socket
     if (answer := look(guard)) != _ECONNREFUSED and _is_there(answer):
         return None
@@ -221,18 +222,6 @@ def bind_unguarded(  # noqa: PLR0913, PLR0917 - its parts
         hold.close()
         return None
     return hold
-
-
-def _bind_name(name: bytes) -> Handle | None:
-    handle = _new_socket(_AF_UNIX, _DGRAM)
-    try:
-        handle.bind(name)
-    except OSError as error:
-        handle.close()
-        if error.errno == errno.EADDRINUSE:
-            return None
-        raise
-    return handle
 
 
 def bind(family: int, kind: int, address: tuple[object, ...], *, v6only: bool) -> Handle:

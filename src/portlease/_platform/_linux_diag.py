@@ -559,14 +559,14 @@ _FIELDS: Final = 10
 
 def _from_proc(transport: Transport, port: int, mask: int) -> list[SocketEntry]:
     ticks_per_s = os.sysconf("SC_CLK_TCK")
-    ipv4 = _read_table(transport)
+    ipv4 = read_table(transport)
     if ipv4 is None:
         raise SocketTableError(
             f"the kernel's list of {transport} sockets cannot be read: netlink is refused and "
             "there is no /proc/net; mount /proc"
         )
     # Without IPv6 there is no second file.
-    tables = ((_AF_INET, ipv4), (_AF_INET6, _read_table(transport + "6") or b""))
+    tables = ((_AF_INET, ipv4), (_AF_INET6, read_table(transport + "6") or b""))
     wanted = {name for number, name in _STATES[transport].items() if mask & (1 << number)}
     return _once(
         entry
@@ -576,7 +576,8 @@ def _from_proc(transport: Transport, port: int, mask: int) -> list[SocketEntry]:
     )
 
 
-def _read_table(name: str) -> bytes | None:
+def read_table(name: str) -> bytes | None:
+    """The text of /proc/net/tcp or one of its like; None where there is none."""
     for directory in _PROC_NET:
         try:
             with open(directory + name, "rb") as file:
@@ -636,6 +637,16 @@ def parse_table(
             )
         )
     return entries
+
+
+def endpoint(text: bytes, family: int) -> tuple[str, int]:
+    """The address and the port in such a table's column.
+
+    Raises:
+        ValueError: it is none.
+    """
+    address, port = _endpoint(text, family)
+    return _text(family, address), port
 
 
 def _endpoint(text: bytes, family: int) -> tuple[bytes, int]:

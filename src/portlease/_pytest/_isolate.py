@@ -30,7 +30,6 @@ _NETWORK: Final = "portlease_network"
 _RERUNFAILURES: Final = "sock_port"
 """Where pytest-rerunfailures tells its workers on which port the controller listens."""
 _HOW: Final = pytest.StashKey[str]()
-_BY: Final = {"root": "by our privileges", "user": "with a user namespace"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say that it is so, and by which rights."""
     how = config.stash.get(_HOW, None)
-    return how and f"isolate: each worker in a network of its own, {_BY[how]}"
+    return how and f"isolate: each worker in a network of its own, {how}"
 
 
 @pytest.hookimpl(optionalhook=True, trylast=True)
@@ -132,11 +131,12 @@ def _has_workers(config: pytest.Config, *, insist: bool) -> bool:
 
 
 def _require(source: str) -> str:
+    """By which rights it can be had, in words."""
     from portlease._errors import IsolationUnavailableError
-    from portlease._isolate import require
+    from portlease._isolate import RIGHTS, require
 
     try:
-        return require()
+        return RIGHTS[require()]
     except IsolationUnavailableError as error:
         raise pytest.UsageError(f"{source}: {error.reason}; {error.remedy}") from error
 

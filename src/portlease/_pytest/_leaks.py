@@ -23,6 +23,7 @@ import pytest
 from portlease import _take
 from portlease._pytest import _record
 from portlease._pytest._options import LEAKS, leaks
+from portlease._states import HANDED_OVER, RELEASED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -38,20 +39,14 @@ class LeaseLeakWarning(pytest.PytestWarning):
     """A test has taken a lease, or started a server, and never gave it back."""
 
 
-class _Fixtures:
-    """The fixtures of wider scopes that are set up now."""
-
-    def __init__(self) -> None:
-        self.known: dict[int, pytest.FixtureDef[Any]] = {}
-
-
-_FIXTURES: Final = pytest.StashKey[_Fixtures]()
+_FIXTURES: Final = pytest.StashKey["dict[int, pytest.FixtureDef[Any]]"]()
+"""The fixtures of wider scopes that are set up now, by identity."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Begin with no fixtures."""
-    config.stash[_FIXTURES] = _Fixtures()
+    config.stash[_FIXTURES] = {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,7 +55,7 @@ def pytest_fixture_setup(
 ) -> Generator[None, Any, Any]:
     """Remember those that outlive a test."""
     if fixturedef.scope != "function":
-        request.config.stash[_FIXTURES].known[id(fixturedef)] = fixturedef
+        request.config.stash[_FIXTURES][id(fixturedef)] = fixturedef
     return (yield)
 
 
@@ -68,7 +63,7 @@ def pytest_fixture_post_finalizer(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> None:
     """Forget one that is gone."""
-    request.config.stash[_FIXTURES].known.pop(id(fixturedef), None)
+    request.config.stash[_FIXTURES].pop(id(fixturedef), None)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -101,7 +96,7 @@ def _found(item: pytest.Item) -> list[str]:
     servers, ports = _left(record)
     if servers or ports:
         kept = {id(one._grip) for one in _take._guarded}
-        fixtures = list(item.config.stash[_FIXTURES].known.values())
+        fixtures = list(item.config.stash[_FIXTURES].values())
         wanted = {id(one) for one in _alive(servers, ports)} - kept
         kept |= _held_by(fixtures, wanted)
         if wanted - kept:
@@ -132,7 +127,7 @@ def _left(record: Record) -> tuple[list[StartedServer], list[TakenLease]]:
         for one in record.leases
         if one.scope == "function"
         and (grip := one.grip()) is not None
-        and str(grip.state) not in {"RELEASED", "HANDED_OVER"}
+        and grip.state not in {RELEASED, HANDED_OVER}
         and id(grip) not in grips
     ]
     return list(servers.values()), ports

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from portlease._pytest._wanted import Wanted
     from portlease._server._command import How
-    from portlease._server._output import Line
     from portlease.recipes._recipe import RecipeServer
 
 _NOT_SENT: Final = frozenset({"server", "_lease", "_after_it", "_settings", "_account"})
@@ -111,7 +110,7 @@ class Owner:
         if question == "output":
             return server.output
         if question == "tail":
-            return [*map(_plain, server.tail(*rest))]
+            return [str(line) for line in server.tail(*rest)]
         assert question == "wait_for_line"  # noqa: S101 - there are no more
         return server.wait_for_line(*rest)
 
@@ -258,10 +257,6 @@ def sendable(value: object) -> bool:
     except (pickle.PicklingError, TypeError, AttributeError):
         return False
     return True
-
-
-def _plain(line: Line) -> str:
-    return str(line)
 
 
 def _told_again(error: BaseException) -> BaseException:

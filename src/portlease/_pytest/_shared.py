@@ -6,8 +6,9 @@ import importlib
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from portlease._clock import now_s
 from portlease._errors import ServerTimeoutError, UsageError
-from portlease._server import _template
+from portlease._server import _ready, _template
 from portlease._server._trial import CallCheck, RaisedError
 
 if TYPE_CHECKING:
@@ -115,9 +116,7 @@ class SharedServer:
             raise UsageError(
                 f"no port is called {port!r}; there are {', '.join(sorted(state.ports))}"
             )
-        host = f"[{state.host}]" if ":" in state.host else state.host
-        slash = "/" if path and not path.startswith("/") else ""
-        return f"{scheme}://{host}:{state.ports[port]}{slash}{path}"
+        return _ready.url(scheme, state.host, state.ports[port], path)
 
     def tail(self, n: int = 10) -> list[str]:
         """The last lines of its output."""
@@ -212,7 +211,7 @@ def wait(server: SharedServer, checks: Iterable[Check], timeout_s: float) -> Non
         ServerTimeoutError: one did not in time.
         ServerDiedError: the server ended before.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = now_s() + timeout_s
     for check in checks:
         _wait_for(server, check, deadline, timeout_s)
 
@@ -232,7 +231,7 @@ def _wait_for(
         if answer is None:
             return
         server._now()  # or it has died
-        left_s = deadline - time.monotonic()
+        left_s = deadline - now_s()
         if left_s <= 0:
             raise _late(server, f"{what}: {answer}", timeout_s) from cause
         time.sleep(min(pause_s, left_s))

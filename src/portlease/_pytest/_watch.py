@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from portlease._audit._verdicts import Verdict
-    from portlease._server._home import Home
     from portlease._trail import Event
+    from portlease._tree._home import Home
 
 _PART: Final = "portlease ports"
 _VARIABLES: Final = (_trail.VARIABLE, _trail.RUNNER, "PYTHONPATH")
@@ -64,7 +64,7 @@ class _Watch:
         _Watch.active = True
 
     def _make_trail(self) -> str:
-        from portlease._server._home import Home
+        from portlease._tree._home import Home
 
         self._home = Home("trail", given=None, account=None)
         path = os.path.join(self._home.path, "trail.jsonl")

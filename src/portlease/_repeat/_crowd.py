@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from portlease import _trail
 from portlease._errors import PortleaseError
 from portlease._repeat import _verdict
 from portlease._repeat._plan import Place
@@ -130,14 +131,14 @@ class Crowd:
 
     def _ask_about(self, events: Sequence[Event]) -> None:
         for event in events:
-            if event.what == "bind" and event.error in {"EADDRINUSE", "failed"} and event.port:
+            if event.what == _trail.BIND and event.error in _trail.IN_USE and event.port:
                 self._ask(event.port)
 
     def _ask_at_the_end(self, run: Run) -> None:
         """Where a run has left no trail of it, whoever had the port may have it still."""
         from portlease._repeat import _causes
 
-        if run.returncode != 0 and not any(event.what == "bind" for event in run.events):
+        if run.returncode != 0 and not any(event.what == _trail.BIND for event in run.events):
             port = _causes.port_of_text("", run.output)
             if port is not None and _causes.of_text("", run.output) == _causes.IN_USE:
                 self._ask(port)

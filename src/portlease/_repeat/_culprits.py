@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,20 +68,15 @@ class Ports:
         for visit in sorted(visits, key=lambda one: one.begin):
             self._visits.setdefault(visit.port, []).append(visit)
         self._by_port: dict[tuple[str, int], list[Holding]] = {}
+        self._tried: dict[int, list[Holding]] = {}
         for holding in sorted(holdings, key=lambda one: one.begin):
             self._by_port.setdefault((holding.transport, holding.port), []).append(holding)
+            if holding.error:
+                self._tried.setdefault(holding.run, []).append(holding)
 
-    def tried(self, run: int) -> list[Holding]:
+    def tried(self, run: int) -> Sequence[Holding]:
         """The attempts of *run* to bind that failed, in their order."""
-        return sorted(
-            (
-                one
-                for some in self._by_port.values()
-                for one in some
-                if one.run == run and one.error
-            ),
-            key=lambda one: one.begin,
-        )
+        return self._tried.get(run, ())
 
     def holder(
         self, port: int, at: int, transport: str = "tcp", address: str | None = None
@@ -145,9 +141,9 @@ def _conflict(one: str | None, other: str | None) -> bool:
     return one in _EVERY or other in _EVERY or one == other
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scene:
-    """The run in which a test failed.
+    """A run in which tests failed.
 
     ``outsiders``: who was found on a port, outside of all instances, when a bind of it failed.
     ``files``: what this run and others in company wrote.
@@ -164,16 +160,29 @@ class Scene:
 
     def span(self, test: str) -> tuple[int, int] | None:
         """From when to when *test* ran, as the trail tells; None where it tells of others only."""
-        if test == THE_RUN or not any(event.what == _trail.TEST_START for event in self.events):
+        if test == THE_RUN or not self._times:
             return self.begun, self.ended
-        times = [
-            event.t
-            for event in self.events
-            if event.test == test and event.what in {_trail.TEST_START, _trail.TEST_END}
-        ]
-        if not times:
+        times = self._times.get(test)
+        if times is None:
             return None
         return min(times), (max(times) if len(times) > 1 else self.ended)
+
+    # There may be thousands of tests, and ten times as many events.
+
+    @functools.cached_property
+    def _times(self) -> Mapping[str | None, Sequence[int]]:
+        """When each test began and ended, where the trail tells that they began."""
+        found: dict[str | None, list[int]] = {}
+        if any(event.what == _trail.TEST_START for event in self.events):
+            for event in self.events:
+                if event.what in {_trail.TEST_START, _trail.TEST_END}:
+                    found.setdefault(event.test, []).append(event.t)
+        return found
+
+    @functools.cached_property
+    def connections(self) -> Sequence[Event]:
+        """The connections that the run made, in their order."""
+        return [event for event in self.events if event.what == _trail.CONNECT]
 
 
 def explain(scene: Scene, case: Case) -> Finding:
@@ -265,13 +274,11 @@ def _connected(
     scene: Scene, case: Case, span: tuple[int, int] | None
 ) -> tuple[int, int, Holding, bool] | None:
     """The last connection of the test that led to another run's server: port, when, whose."""
-    for event in reversed(scene.events):
-        if event.what != _trail.CONNECT or not event.port:
-            continue
+    for event in reversed(scene.connections):
         in_test = event.test == case.name or (
             event.test is None and span is not None and span[0] <= event.t <= span[1]
         )
-        if in_test:
+        if in_test and event.port:
             held = scene.ports.holder(event.port, event.t, event.transport or "tcp", None)
             if held is not None and held[0].run != scene.run:
                 return (event.port, event.t, *held)

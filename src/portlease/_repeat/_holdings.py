@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from portlease import _trail
+from portlease._who import short_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,7 +116,7 @@ def of_run(  # noqa: PLR0913, PLR0917 - what is known of a run
             end=one.end,
             latest=min(ended, one.gone or ended),
             pid=one.pid,
-            program=_short(one.program),
+            program=short_command(one.program),
         )
         for rest in by_port.values()
         for one in rest
@@ -180,17 +181,8 @@ def _ends_of_tests(events: Iterable[Event]) -> Mapping[tuple[str | None, str | N
 
 def _program(event: Event) -> str | None:
     if event.argv:
-        return _short(" ".join(event.argv))
-    return None if event.exe is None else _short(event.exe)
-
-
-_SHOWN: Final = 60
-
-
-def _short(command: str) -> str:
-    program, blank, arguments = command.partition(" ")
-    text = (program.rpartition("/")[2] or program) + blank + arguments
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        return short_command(" ".join(event.argv))
+    return None if event.exe is None else short_command(event.exe)
 
 
 def relative(path: str | None, home: str) -> str | None:

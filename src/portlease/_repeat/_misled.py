@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from portlease._repeat._verdict import Failure, Told
     from portlease._trail import Event
 
-_IN_USE: Final = frozenset({"EADDRINUSE", "failed"})
 _SEARCH: Final = 2_000_000_000
 """For how long after a connection another number that is bound is taken for a search, in ns."""
 
@@ -58,7 +57,9 @@ def find(told: Sequence[Told], events: Sequence[Sequence[Event]], ports: Ports) 
 
 def _of_run(run: int, events: Sequence[Event], ports: Ports) -> dict[str, Finding]:
     """The first such connection of each test, whatever became of the test."""
-    tried = [one for one in ports.tried(run) if one.transport == "tcp" and one.error in _IN_USE]
+    tried = [
+        one for one in ports.tried(run) if one.transport == "tcp" and one.error in _trail.IN_USE
+    ]
     found: dict[str, Finding] = {}
     numbers = {one.port for one in tried}
     asked = (one for one in events if one.what == _trail.CONNECT and one.port in numbers)

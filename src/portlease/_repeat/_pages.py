@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from portlease._repeat._holdings import Holding
     from portlease._repeat._report import Report
+    from portlease._repeat._verdict import Failure
 
 
 def page_of(report: Report) -> str:
@@ -131,28 +132,30 @@ def _collisions(report: Report, clock: _Clock) -> Iterator[dict[str, Any]]:
 
 def _failures(report: Report, clock: _Clock) -> Iterator[dict[str, Any]]:
     for failure in (*report.failures, *report.alone_too):
-        best, number = failure.findings[failure.best], failure.runs[failure.best]
         yield {
-            "test": failure.test,
-            "lanes": list(failure.runs),
-            "at": None if best.at is None else clock.at(number, best.at),
+            **_whose(report, clock, failure),
             "cause": failure.cause,
-            "culprit": report.culprit(best),
-            "port": best.port,
             "count": _verdict.how_often(failure),
             "message": failure.cases[failure.best].message,
             "alone": not failure.blamed,
         }
     for one in report.misled:
-        best, number = one.findings[one.best], one.runs[one.best]
         yield {
-            "test": one.test,
-            "lanes": list(one.runs),
-            "at": None if best.at is None else clock.at(number, best.at),
+            **_whose(report, clock, one),
             "cause": _report.MISLED,
-            "culprit": report.culprit(best),
-            "port": best.port,
             "count": f"{len(one.runs)} of {one.of}",
             "message": _report.why_misled(report, one),
             "alone": False,
         }
+
+
+def _whose(report: Report, clock: _Clock, failure: Failure) -> dict[str, Any]:
+    """Where and when it was, and by whose fault."""
+    best, number = failure.findings[failure.best], failure.runs[failure.best]
+    return {
+        "test": failure.test,
+        "lanes": list(failure.runs),
+        "at": None if best.at is None else clock.at(number, best.at),
+        "culprit": report.culprit(best),
+        "port": best.port,
+    }

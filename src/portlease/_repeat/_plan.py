@@ -9,12 +9,8 @@ from portlease._server import _template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
 
     from portlease._repeat._runner import Runner
-
-NAMES: Final = ("instance", "instances", "round", "tmp")
-"""What templates in the command, the environment and the paths may name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from portlease._repeat import _causes, _culprits, _holdings, _misled, _shared, _
 from portlease._repeat._case import THE_RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Final
 
     from portlease._repeat._case import Case
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from portlease._repeat._plan import Plan
     from portlease._repeat._run import Run
     from portlease._repeat._shared import Shared
-    from portlease._repeat._verdict import Failure
+    from portlease._repeat._verdict import Failure, Told
     from portlease._trail import Event
 
 
@@ -133,7 +133,8 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
     told = crowd.told()
     alone = {number for number, one in enumerate(told) if one.alone}
     shared = tuple(_shared.shared(crowd.sights, alone))
-    failures = [_found_out(failure, crowd, ports, shared) for failure in _verdict.compare(told)]
+    scenes = [_scene(crowd, number, ports, shared) for number in range(len(crowd.runs))]
+    failures = [_found_out(failure, scenes) for failure in _verdict.compare(told)]
     return Report(
         plan=crowd.plan,
         runs=tuple(crowd.runs),
@@ -143,7 +144,7 @@ def of_crowd(crowd: Crowd, *, whole: bool) -> Report:
         alone_too=tuple(failure for failure in failures if not failure.blamed),
         misled=tuple(_misled.find(told, [_trail_of(run) for run in crowd.runs], ports)),
         shared=shared,
-        notes=tuple(_notes(crowd, shared)),
+        notes=tuple(_notes(crowd, told, shared)),
         zero=zero,
         started=time.time() - (time.monotonic_ns() - zero) / 1e9,
         whole=whole,
@@ -155,34 +156,38 @@ def _trail_of(run: Run) -> Sequence[Event]:
     return () if run.state == "stopped" else run.events
 
 
-def _found_out(
-    failure: Failure, crowd: Crowd, ports: _culprits.Ports, shared: Sequence[Shared]
-) -> Failure:
-    findings = []
-    for number, case in zip(failure.runs, failure.cases, strict=True):
-        run = crowd.runs[number]
-        scene = _culprits.Scene(
-            run=number,
-            begun=run.begun,
-            ended=run.ended or run.begun,
-            events=run.events,
-            ports=ports,
-            outsiders=crowd.outsiders,
-            folder=run.folder,
-            files=[
-                one.what
-                for one in shared
-                if one.kind == "file"
-                and number in one.runs
-                and one.company > 1
-                and not one.what.endswith(".log")  # which is written, and seldom read
-            ],
-        )
-        findings.append(_culprits.explain(scene, case))
+def _scene(
+    crowd: Crowd, number: int, ports: _culprits.Ports, shared: Sequence[Shared]
+) -> _culprits.Scene:
+    run = crowd.runs[number]
+    return _culprits.Scene(
+        run=number,
+        begun=run.begun,
+        ended=run.ended or run.begun,
+        events=run.events,
+        ports=ports,
+        outsiders=crowd.outsiders,
+        folder=run.folder,
+        files=[
+            one.what
+            for one in shared
+            if one.kind == "file"
+            and number in one.runs
+            and one.company > 1
+            and not one.what.endswith(".log")  # which is written, and seldom read
+        ],
+    )
+
+
+def _found_out(failure: Failure, scenes: Sequence[_culprits.Scene]) -> Failure:
+    findings = (
+        _culprits.explain(scenes[number], case)
+        for number, case in zip(failure.runs, failure.cases, strict=True)
+    )
     return dataclasses.replace(failure, findings=tuple(findings))
 
 
-def _notes(crowd: Crowd, shared: tuple[Shared, ...]) -> list[str]:
+def _notes(crowd: Crowd, told: Sequence[Told], shared: Sequence[Shared]) -> list[str]:
     plan, notes = crowd.plan, []
     if shared:
         what = "; ".join(str(one) for one in shared[:_MOST_SHARED])
@@ -190,7 +195,7 @@ def _notes(crowd: Crowd, shared: tuple[Shared, ...]) -> list[str]:
         notes.append(
             f"shared besides the network: {what}" + (f"; and {more} more" if more > 0 else "")
         )
-    notes += _of_baselines(crowd)
+    notes += _of_baselines(told)
     company = [run for run in crowd.runs if not run.place.alone]
     if hung := sum(run.state == "timeout" for run in company):
         notes.append(
@@ -218,9 +223,9 @@ def _notes(crowd: Crowd, shared: tuple[Shared, ...]) -> list[str]:
 _MOST_SHARED: Final = 5
 
 
-def _of_baselines(crowd: Crowd) -> Iterator[str]:
-    alone = [told for told in crowd.told() if told.alone]
-    if alone and all(told.failed is not None and not told.results.cases for told in alone):
+def _of_baselines(told: Iterable[Told]) -> Iterator[str]:
+    alone = [one for one in told if one.alone]
+    if alone and all(one.failed is not None and not one.results.cases for one in alone):
         why = alone[0].failed.message if alone[0].failed else ""
         yield (
             f"alone it fails as a whole ({why}), so whatever company adds cannot be seen; see to "

@@ -14,7 +14,7 @@ from portlease._audit import _inject
 from portlease._errors import UsageError
 from portlease._repeat import _results
 from portlease._repeat._pace import Pace
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from typing import Final, Literal, TypeAlias
@@ -242,12 +242,6 @@ class Run:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - most))
             return file.read(most).decode("utf-8", "replace")
-
-    @property
-    def killed_by(self) -> int | None:
-        """The number of the signal that ended it, if one did and not by our doing."""
-        code = self.returncode
-        return -code if code is not None and code < 0 and self.state == "failed" else None
 
 
 def _command_of(pid: int) -> str | None:

@@ -232,41 +232,29 @@ class _Row:
 if sys.platform == "linux":
     import socket
 
-    _LISTEN, _ESTABLISHED, _CLOSE = "0A", "01", "07"
+    _LISTEN, _ESTABLISHED, _CLOSE = b"0A", b"01", b"07"
 
     def _rows() -> Iterator[_Row]:
         """Listening and connected TCP sockets, bound UDP sockets."""
         for name in ("tcp", "tcp6", "udp", "udp6"):
-            try:
-                with open(f"/proc/net/{name}", encoding="ascii") as file:
-                    lines = file.read().splitlines()[1:]
-            except FileNotFoundError:  # no IPv6 here
-                continue
+            table = _linux_diag.read_table(name) or b""  # without IPv6
+            family = socket.AF_INET6 if name.endswith("6") else socket.AF_INET
             transport = name[:3]
             server = _LISTEN if transport == "tcp" else _CLOSE
-            for line in lines:
+            for line in table.splitlines()[1:]:
                 if line.split(None, 4)[3] not in {server, _ESTABLISHED}:
                     continue
                 words = line.split(None, 10)
-                if words[9] != "0":
-                    address, port = _endpoint(words[1])
+                if words[9] != b"0":
+                    address, port = _linux_diag.endpoint(words[1], family)
                     yield _Row(
                         transport,
                         address,
                         port,
-                        _endpoint(words[2]),
+                        _linux_diag.endpoint(words[2], family),
                         words[3] == server,
                         int(words[9]),
                     )
-
-    def _endpoint(text: str) -> tuple[str, int]:
-        """``0100007F:1F90``: 32-bit words as this machine stores them, the port in plain."""
-        address, _, port = text.partition(":")
-        raw = bytes.fromhex(address)
-        if sys.byteorder == "little":
-            raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-        family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6  # noqa: PLR2004
-        return socket.inet_ntop(family, raw), int(port, 16)
 
     def _owner(port: int) -> str:
         """Who listens on *port*, for a person; ``""`` if that cannot be seen."""

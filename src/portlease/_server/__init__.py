@@ -1,12 +1,8 @@
 """A server on leased ports: started, proved ready, stopped with all that it started.
 
-From the bottom up:
+From the bottom up, on :mod:`portlease._tree`, the command with all that it starts:
 
 - :mod:`._template`, :mod:`._ready`: pure decisions, on ``{port}`` and on what counts as ready;
-- :mod:`._keeper`: the small process between us and a server, a script of its own;
-- :mod:`._process`: a command with all it starts (:mod:`._process_linux` under a keeper,
-  :mod:`._process_portable` without one);
-- :mod:`._broker`: in the keeper: binds for the server, beside a lease that stays held;
 - :mod:`._output`, :mod:`._probe`, :mod:`._unix`: what a server writes, and whether it listens;
 - :mod:`._handover`, :mod:`._presets`: sockets that it inherits;
 - :mod:`._command`: what is to be run, checked; :mod:`._check`, :mod:`._trial`: ``ready=``;

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from portlease._server._command import How, Options
     from portlease._server._group import ServerGroup
     from portlease._server._output import Found, Line
-    from portlease._server._process import Process, StrPath
     from portlease._server._server import Server
     from portlease._server._service import Service
+    from portlease._tree._process import Process, StrPath
 
 T = TypeVar("T")
 
@@ -311,6 +311,7 @@ class AsyncServerGroup(Mapping[str, AsyncServer]):
         traceback: TracebackType | None,
     ) -> None:
         crashes = self.sync._crashes()
+        self.sync._warn_of_losses()
         await self.stop()
         self.sync._report(value, crashes)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from portlease._clock import now_s
 from portlease._errors import ServerStartError
 from portlease._server import _awaited, _means, _probe, _ready, _template, _unix
-from portlease._server._clock import now_s
 from portlease._server._means import prepare as prepare  # noqa: PLC0414 - the command line's too
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

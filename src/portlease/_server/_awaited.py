@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
+from portlease._clock import now_s
 from portlease._server import _probe, _ready, _template, _unix
-from portlease._server._clock import now_s
 from portlease._server._ready import Coverage, Listening
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from portlease._server._command import Command
     from portlease._server._handover import Handed, Plan, Wanted
     from portlease._server._probe import Probe, Transport
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 _TRANSPORTS: Final[dict[str, tuple[Transport, ...]]] = {
     "tcp": ("tcp",),

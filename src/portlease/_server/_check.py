@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from portlease._clock import now_s
 from portlease._errors import ServerDiedError, ServerTimeoutError, UsageError
 from portlease._server import _ready, _template
-from portlease._server._clock import now_s
 from portlease._server._trial import (
     CallCheck,
     Check,

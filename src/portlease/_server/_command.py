@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Final, Literal, TypeAlias
 
     from portlease._server._check import ReadyOption
-    from portlease._server._process import Mode, StrPath
     from portlease._server._trial import Check
+    from portlease._tree._process import Mode, StrPath
     from portlease._wish import Kind
 
     How: TypeAlias = Literal["offer", "step-aside", "broker", "hand-over"]

@@ -6,13 +6,14 @@ import signal
 from typing import TYPE_CHECKING
 
 from portlease._errors import ServerDiedError
-from portlease._server import _process, _ready
+from portlease._server import _ready
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from typing import Final
 
-    from portlease._server._process import Process
     from portlease._server._server import Server
+    from portlease._tree._process import Process
 
 _SHOWN_BYTES: Final = 1 << 16
 """How much of its output goes into the error (errors are pickled)."""

@@ -13,19 +13,17 @@ import errno
 import graphlib
 import os
 import queue
-import sys
 import threading
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import PortleaseError, ResourceLimitError
-from portlease._onlooker import look
 from portlease._server import _ready, _service, _template, _warnings
 from portlease._server._cancel import Cancel, StartCancelledError
 from portlease._server._server import Server
 from portlease._server._starter import take_leases
+from portlease._tree._process import EXIT_GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 
     from portlease._lease import Lease
     from portlease._server._command import Command, Options
-    from portlease._server._process import Killed, StrPath
     from portlease._server._service import Member, Service
+    from portlease._tree._process import Killed, StrPath
 
 
 def serve_many(
@@ -188,6 +186,7 @@ class ServerGroup(Mapping[str, Server]):
         traceback: TracebackType | None,
     ) -> None:
         crashes = self._crashes()
+        self._warn_of_losses()
         self.stop()
         self._report(value, crashes)
 
@@ -198,28 +197,20 @@ class ServerGroup(Mapping[str, Server]):
             if (crash := server._crash()) is not None
         }
 
+    def _warn_of_losses(self) -> None:
+        for server in self._up.values():
+            server._warn_of_loss()
+
     def _report(self, value: BaseException | None, crashes: Mapping[str, PortleaseError]) -> None:
         for name, crash in crashes.items():
             self._up[name]._report(value, crash)  # type: ignore[arg-type] # of the same type
 
-    def __del__(
-        self,
-        _warn: Callable[..., None] = warnings.warn,
-        _finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        # An object whose making failed was closed there, or has nothing to close. When the
-        # interpreter ends, all that runs was stopped before, and modules may be empty by now.
-        if getattr(self, "_closed", True) or _finalizing() or self._owner != os.getpid():
+    def __del__(self, _is_dropped: Callable[[ServerGroup], bool] = _warnings.is_dropped) -> None:
+        if not _is_dropped(self):
             return
-        text = f"{self!r} was not stopped; use `with`, or stop()"
-        if look.dropped is None or not look.dropped(text):
-            _warn(text, ResourceWarning, source=self)
         self._closed = True
         for server in self._up.values():
-            if server._process is not None:
-                server._process.abandon()
-            server._process = None
-            server._close()
+            server._abandon()
         for lease in self._owned:
             lease.release()
 
@@ -314,8 +305,10 @@ class ServerGroup(Mapping[str, Server]):
             try:
                 failed = self._take_down(up, take_down)
             except BaseException:
-                for server in up.values():  # the caller does not wait; but end they shall
-                    server._begin_end()
+                # The caller does not wait; but end they shall, and the threads that wait for that
+                # with them: the interpreter's end waits for those.
+                for server in up.values():
+                    server.process.begin_stop(EXIT_GRACE_S)
                 raise
             _raise_first(failed)
         return killed

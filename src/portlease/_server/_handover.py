@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from typing import Any, Final, Literal, Self, TypeAlias
 
     from portlease._lease import Lease
-    from portlease._server._home import Home
     from portlease._server._presets import Sign, Traits
+    from portlease._tree._home import Home
 
     Transport: TypeAlias = Literal["tcp", "udp", "unix"]
 
@@ -271,7 +271,7 @@ def _wanted(
 class UnixPaths:
     """Paths for Unix sockets, in a temporary folder that is this user's alone; close() removes it.
 
-    It goes too when this process dies (:mod:`portlease._server._home`).
+    It goes too when this process dies (:mod:`portlease._tree._home`).
 
     Args:
         names: of the sockets; none makes no folder.
@@ -288,7 +288,7 @@ class UnixPaths:
         self._home: Home | None = None
         if not (names := tuple(names)):
             return
-        from portlease._server._home import Home
+        from portlease._tree._home import Home
 
         self._home = Home("s", given=None, account=None)
         self.paths = {name: os.path.join(self._home.path, name) for name in names}

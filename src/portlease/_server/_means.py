@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from portlease._errors import LeaseStateError, PortUnavailableError
 from portlease._platform import backend
 from portlease._server import _handover
-from portlease._server._process import Hold
 from portlease._states import GUARDED, HELD, OFFERED
+from portlease._tree._process import Hold
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -14,9 +14,9 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from portlease._clock import now_s
 from portlease._errors import ServerDiedError, ServerTimeoutError, UsageError
 from portlease._server import _lines, _ready
-from portlease._server._clock import now_s
 from portlease._server._lines import Found as Found  # noqa: PLC0414 - exported
 from portlease._server._lines import Line as Line  # noqa: PLC0414 - exported
 from portlease._server._lines import Lines
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Final, Self
 
     from portlease._server._cancel import Cancel
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 KEPT_BYTES: Final = 16 << 20
 """How much is kept once the file is closed: the end of it."""

@@ -15,18 +15,18 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Protocol
 
+from portlease._clock import now_s
 from portlease._server import _ready
-from portlease._server._clock import now_s
 from portlease._server._ready import Listening
 
 if sys.platform == "linux":
     from portlease._platform import _linux_diag, _linux_proc
-    from portlease._server._process_linux import KeptProcess
+    from portlease._tree._process_linux import KeptProcess
 
 if TYPE_CHECKING:
     from typing import Final, Literal, TypeAlias
 
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
     Transport: TypeAlias = Literal["tcp", "udp"]
 

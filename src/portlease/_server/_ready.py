@@ -105,6 +105,13 @@ def client_host(found: Sequence[Listening], scope: str) -> str:
     return {ANY: LOOPBACK, ANY_V6: LOOPBACK_V6}.get(found[0].address, found[0].address)
 
 
+def url(scheme: str, host: str, port: int, path: str) -> str:
+    """Where clients reach it; a slash comes before *path* if it has none."""
+    place = f"[{host}]" if ":" in host else host
+    slash = "/" if path and not path.startswith("/") else ""
+    return f"{scheme}://{place}:{port}{slash}{path}"
+
+
 # --- what a failed server says ------------------------------------------------------------------
 
 # strerror(EADDRINUSE) of glibc, macOS and the BSDs; of musl; of Windows; and the name that Node,

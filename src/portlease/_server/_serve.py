@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from portlease._server._cancel import Cancel
     from portlease._server._check import ReadyOption
     from portlease._server._command import How, PortKind
-    from portlease._server._process import StrPath
+    from portlease._tree._process import StrPath
 
 
 def serve(  # noqa: PLR0913 - all but the first by keyword

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
-import warnings
 from typing import TYPE_CHECKING
 
+from portlease._clock import now_s
 from portlease._errors import ServerDiedError, UsageError
 from portlease._lease import Lease
 from portlease._onlooker import look
-from portlease._server import _check, _crash, _output, _process, _ready, _template, _warnings
+from portlease._server import _check, _crash, _output, _ready, _template, _warnings
 from portlease._server._attempt import Streams
 from portlease._server._cancel import Cancel
-from portlease._server._clock import now_s
 from portlease._server._handover import UnixPaths
 from portlease._server._output import Output, Silence
-from portlease._server._process import limits_told
 from portlease._server._starter import Starter, take_leases
 from portlease._server._warnings import HowWarning, ServerDiedWarning, ServerKilledWarning
 from portlease._states import HELD, OFFERED
+from portlease._tree import _process
+from portlease._tree._process import limits_told
 
 if TYPE_CHECKING:
     import re
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from portlease._server._command import Command, How
     from portlease._server._output import Found, Line
-    from portlease._server._process import Killed, Process
+    from portlease._tree._process import Killed, Process
 
 
 class Server:
@@ -161,9 +160,7 @@ class Server:
         """
         self._must_not_have_died()
         host, number = self._address(port)
-        place = f"[{host}]" if ":" in host else host
-        slash = "/" if path and not path.startswith("/") else ""
-        return f"{scheme}://{place}:{number}{slash}{path}"
+        return _ready.url(scheme, host, number, path)
 
     @property
     def output(self) -> str:
@@ -322,22 +319,9 @@ class Server:
         state = "stopped" if self._process is None else repr(self._process)
         return f"<Server {self._command.program!r} port={self.lease.port} {state}>"
 
-    def __del__(
-        self,
-        _warn: Callable[..., None] = warnings.warn,
-        _finalizing: Callable[[], bool] = sys.is_finalizing,
-    ) -> None:
-        # An object whose making failed was closed there, or has nothing to close. When the
-        # interpreter ends, all that runs was stopped before, and modules may be empty by now.
-        if getattr(self, "_closed", True) or _finalizing() or self._owner != os.getpid():
-            return
-        text = f"{self!r} was not stopped; use `with`, or stop()"
-        if look.dropped is None or not look.dropped(text):
-            _warn(text, ResourceWarning, source=self)
-        if self._process is not None:
-            self._process.abandon()
-        self._process = None
-        self._close()
+    def __del__(self, _is_dropped: Callable[[Server], bool] = _warnings.is_dropped) -> None:
+        if _is_dropped(self):
+            self._abandon()
 
     # --- a crash ---
 
@@ -447,6 +431,13 @@ class Server:
                 stack.callback(lease.release)
             stack.callback(self._give_back)
             return self._halt()
+
+    def _abandon(self) -> None:
+        """Give back all that there is, and do not wait for the end of its process."""
+        if self._process is not None:
+            self._process.abandon()
+        self._process = None
+        self._close()
 
     def _give_back(self) -> None:
         """Leave the leases that are not ours as they were: a UDP hold receives datagrams again."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from portlease._lease import Lease
     from portlease._server._check import ReadyOption
     from portlease._server._command import Command
-    from portlease._server._process import StrPath
+    from portlease._tree._process import StrPath
 
     Error = TypeVar("Error", bound=PortleaseError)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from portlease._errors import UsageError
 from portlease._server import _ready
 from portlease._server._output import Output
-from portlease._server._process import Process
+from portlease._tree._process import Process
 
 if TYPE_CHECKING:
     import re
@@ -71,12 +71,11 @@ class HttpCheck:
             host, port, path = parse_url(path)
         else:
             host, port = server._address(http.port)
-        place = f"[{host}]" if ":" in host else host
 
         def attempt(patience_s: float, cancel: Cancel) -> str | None:
             return _get(host, port, path, http.statuses, patience_s, cancel)
 
-        return f"GET http://{place}:{port}{path}", attempt
+        return f"GET {_ready.url('http', host, port, path)}", attempt
 
 
 def _get(  # noqa: PLR0913, PLR0917 - a request

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 if sys.platform == "linux":
     from portlease._platform import _linux_proc
-    from portlease._server._process_linux import KeptProcess
+    from portlease._tree._process_linux import KeptProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
 
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 
 def remove_left_over(paths: Iterable[str]) -> None:

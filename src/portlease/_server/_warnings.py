@@ -7,10 +7,15 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
+from portlease._onlooker import look
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from portlease._server._command import Command
+    from portlease._server._group import ServerGroup
+    from portlease._server._server import Server
 
 _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -37,6 +42,22 @@ def tell(text: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level + 1)
+
+
+def is_dropped(
+    one: Server | ServerGroup, _finalizing: Callable[[], bool] = sys.is_finalizing
+) -> bool:
+    """Whether one that is collected as garbage was never stopped; it is warned of then.
+
+    One whose making failed was closed there, or has nothing to close. When the interpreter ends,
+    all that runs was stopped before, and modules may be empty by now.
+    """
+    if getattr(one, "_closed", True) or _finalizing() or one._owner != os.getpid():
+        return False
+    text = f"{one!r} was not stopped; use `with`, or stop()"
+    if look.dropped is None or not look.dropped(text):
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=one)
+    return True
 
 
 def of_templates(command: Command) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Final, Self
 
     from portlease._server._cancel import Cancel
-    from portlease._server._process import Process
+    from portlease._tree._process import Process
 
 _UNANNOUNCED_S: Final = 0.5
 _FIRST_PAUSE_S: Final = 0.001
@@ -142,7 +142,7 @@ class Watch:
     if sys.platform == "linux":
 
         def _open(self) -> None:
-            from portlease._server._process_linux import KeptProcess
+            from portlease._tree._process_linux import KeptProcess
 
             if not isinstance(self._process, KeptProcess):
                 return

@@ -8,14 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Unpack
 
 from portlease._errors import UsageError
-from portlease._server._process import override
+from portlease._tree._process import override
 from portlease.recipes._recipe import Plan, Recipe, RecipeServer, Settings, braces
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Final, Literal, TypeAlias
 
-    from portlease._server._process import StrPath
+    from portlease._tree._process import StrPath
 
     By: TypeAlias = Literal["uvicorn", "hypercorn"]
 

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Unpack
 
-from portlease._server._process import SIGKILL
+from portlease._tree._process import SIGKILL
 from portlease.recipes._recipe import Plan, Recipe, RecipeServer, Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from portlease.recipes._recipe import Plan, Recipe, RecipeServer, Settings, brac
 if TYPE_CHECKING:
     from typing import Final
 
-    from portlease._server._process import StrPath
     from portlease._server._server import Server
+    from portlease._tree._process import StrPath
 
 RECIPE: Final = Recipe(
     name="nginx",

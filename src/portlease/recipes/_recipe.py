@@ -13,7 +13,7 @@ The order of things: make the home (:mod:`._home`); take the main port's lease, 
 configuration file can have its number; ``_plan()``; ``serve()``; ask until it answers. In the end
 the other way round: end the server's whole tree, release the lease, remove the home. Everything
 that is run there has the home's path in its arguments: by that the janitor knows whom to wait for
-(:mod:`portlease._server._janitor`).
+(:mod:`portlease._tree._janitor`).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from portlease._errors import (
 from portlease._onlooker import look
 from portlease._server import _ready
 from portlease._server._command import must_know
-from portlease._server._home import Home
 from portlease._server._output import Output
-from portlease._server._process import DEVNULL, Process, limits_told
 from portlease._server._serve import serve
 from portlease._take import lease as take_lease
+from portlease._tree._home import Home
+from portlease._tree._process import DEVNULL, Process, limits_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
     from portlease._lease import Lease
     from portlease._server._command import How
-    from portlease._server._process import StrPath
     from portlease._server._server import Server
+    from portlease._tree._process import StrPath
     from portlease._wish import Kind
     from portlease.recipes._account import Account
 

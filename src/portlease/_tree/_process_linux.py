@@ -1,4 +1,4 @@
-"""A process under the keeper: see :mod:`portlease._server._keeper` for how and why.
+"""A process under the keeper: see :mod:`portlease._tree._keeper` for how and why.
 
 Who owns what: this object owns the keeper (a child of ours) and our end of the control socket; the
 keeper owns the tree. No thread of ours listens to the keeper: whoever wants to know something reads
@@ -24,17 +24,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from portlease import _platform
+from portlease._clock import now_s
 from portlease._errors import ServerError, ServerStartError
-from portlease._server import _process
-from portlease._server._clock import now_s
-from portlease._server._process import Brokered, Killed, Launch, Process, override
+from portlease._tree import _process
+from portlease._tree._process import Brokered, Killed, Launch, Process, override
 
 assert sys.platform == "linux"  # noqa: S101 - tells the type checker that the rest is Linux's alone
 
 import marshal  # noqa: E402
 
 from portlease._platform import _linux_proc  # noqa: E402
-from portlease._server import _keeper  # noqa: E402
+from portlease._tree import _keeper  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +64,8 @@ _LOOK_AGAIN_S: Final = 0.5
 """How long one sleep is at most where a signal handler may have kept us from being woken."""
 
 
-_KEEPER: Final = "portlease._server._keeper"
-_BROKER: Final = "portlease._server._broker"
+_KEEPER: Final = "portlease._tree._keeper"
+_BROKER: Final = "portlease._tree._broker"
 _codes: dict[str, bytes] = {}
 
 

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Final, NoReturn, TypedDict
 
-    from portlease._server._broker import Broker, Hold
+    from portlease._tree._broker import Broker, Hold
 
     class Request(TypedDict):
         """What to run, and how."""
@@ -550,13 +550,17 @@ class Keeper:
             broker.engage(pid)
             self._how = b"i" if broker.listener is None else b"o"
         if self._joined:
-            try:
-                posix.setpgid(pid, self._joined)  # as it does itself, but now: until then ours is two
-            except PermissionError:  # it has done so, and been executed; or nobody is left there
-                pass
+            self._move(pid)
             self._leave_session()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._let_go(_passed(request))
+
+    def _move(self, child: int) -> None:
+        """Have the child in our caller's process group now: until then ours has two members."""
+        try:
+            posix.setpgid(child, self._joined)
+        except PermissionError:  # it has moved itself, and been executed; or nobody is left there
+            return
 
     def _leave_session(self) -> None:
         """Be in a session of our own, if the command is in our caller's process group.
@@ -906,7 +910,7 @@ class Keeper:
 
 
 def _load_broker(request: "Request") -> "dict[str, Any]":
-    module: dict[str, Any] = {"__name__": "portlease._server._broker"}
+    module: dict[str, Any] = {"__name__": "portlease._tree._broker"}
     exec(marshal.loads(request["broker"]), module)  # noqa: S102, S302 - from ourselves
     return module
 

@@ -18,10 +18,10 @@ import time
 from typing import TYPE_CHECKING
 
 from portlease import _platform
+from portlease._clock import now_s
 from portlease._errors import ServerError, UsageError
-from portlease._server import _process
-from portlease._server._clock import now_s
-from portlease._server._process import Killed, Launch, Process, override
+from portlease._tree import _process
+from portlease._tree._process import Killed, Launch, Process, override
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ the janitor's, on all paths:
 - a byte on the pipe means that the server has ended: remove the folder and exit. An exit status of
   0 says that it is gone; anything else comes with a sentence on standard error;
 - end-of-file without a byte, or the parent's pidfd readable, means that we have died. Then the
-  keeper (:mod:`portlease._server._keeper`) ends the server's whole tree, and exits. The janitor
+  keeper (:mod:`portlease._tree._keeper`) ends the server's whole tree, and exits. The janitor
   finds it in /proc, because every keeper shows the command that it keeps in its own command line,
   and a recipe's command has the folder in it; waits for its end on a pidfd; and removes the folder.
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from portlease import _platform
-from portlease._server import _process
+from portlease._tree import _process
 
 if TYPE_CHECKING:
     from typing import Final
@@ -39,7 +39,7 @@ import marshal, os, sys
 size, code = int(sys.argv[1]), b""
 while len(code) < size:
     code += os.read(0, size - len(code)) or sys.exit()
-space = {"__name__": "portlease._server._janitor"}
+space = {"__name__": "portlease._tree._janitor"}
 exec(marshal.loads(code), space)
 space["main"](sys.argv[2], int(sys.argv[3]))
 """
@@ -170,7 +170,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    from portlease._server import _janitor
+    from portlease._tree import _janitor
 
     class Janitor:
         """The process that removes a folder; it ends with it."""

@@ -415,13 +415,13 @@ class _System:
 def _system(launch: Launch) -> Process:
     """Start it by what this system has."""
     if sys.platform == "linux" and _System.has_subreapers and _keeper_is_possible():
-        from portlease._server._process_linux import KeptProcess, NoSubreaperError
+        from portlease._tree._process_linux import KeptProcess, NoSubreaperError
 
         try:
             return KeptProcess(launch)
         except NoSubreaperError:
             _System.has_subreapers = False
-    from portlease._server._process_portable import PortableProcess
+    from portlease._tree._process_portable import PortableProcess
 
     if launch.holds:
         raise broker_error(None)
