@@ -24,13 +24,6 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL,
         )
 
-# Tests stop processes (SIGSTOP), and others end commands whose parent is in another process group
-# of this session. Where nobody waits for our group (CI, nohup), the kernel then sends SIGHUP to all
-# of it (kill_orphaned_pgrp(), kernel/exit.c): to make and pytest, too. The group of a worker of
-# pytest-xdist is not orphaned: its parent, which is in another one, waits for it.
-if "PYTEST_XDIST_WORKER" in os.environ and os.getpid() not in (os.getpgrp(), os.getsid(0)):
-    os.setpgid(0, 0)
-
 # A CI runner's mark: pytest prints its summary otherwise where it finds one (_pytest/compat.py,
 # running_on_ci), and the tests compare what a person sees.
 for _name in ("CI", "BUILD_NUMBER"):

@@ -280,7 +280,7 @@ def test_importing_the_library_does_not_load_the_command_line() -> None:
 def test_every_phrase_that_is_told_otherwise_is_the_librarys() -> None:
     """The table of what errors say here and there follows the errors."""
     package = Path(library.__file__).parent
-    modules = [*package.glob("*.py"), *package.glob("_server/*.py")]
+    modules = [path for part in (".", "_server", "_tree") for path in package.glob(f"{part}/*.py")]
     sources = [path.read_text(encoding="utf-8") for path in modules]
     # Adjacent literals are one text.
     text = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", "\n".join(sources))

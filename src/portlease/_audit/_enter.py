@@ -25,7 +25,7 @@ else:
     import _signal as signal
 
     # At the end, so that none of its neighbours is ever taken for a module of the library.
-    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(__file__)), "_server"))
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(__file__)), "_tree"))
     import _broker
     import _keeper
 
