@@ -138,7 +138,7 @@ suites: env ## docs/suites.md: released suites that hard-code their ports, side 
 	$(BIN)/python -m benchmarks.suites $(ARGS)
 
 .PHONY: soak
-soak: env ## docs/soak.md: a million leases and 2,000 servers by eight processes (about half an hour)
+soak: env ## docs/soak.md: a million leases and 2,000 servers by eight processes (ten minutes on two idle cores)
 	$(BIN)/python -m benchmarks.soak --update $(ARGS)
 
 # --- housekeeping -------------------------------------------------------------------------------

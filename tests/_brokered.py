@@ -186,3 +186,8 @@ def _altered(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
         assert source.count(old) == 1
         code = marshal.dumps(compile(source.replace(old, new), str(path), "exec"))
         monkeypatch.setitem(_process_linux._codes, _process_linux._BROKER, code)
+
+
+def search_path() -> list[str]:
+    """Where such a script finds portlease, and what tests can import."""
+    return [str(Path(portlease.__file__).parents[1]), str(Path(__file__).parent)]

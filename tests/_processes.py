@@ -35,7 +35,10 @@ def watched(pids: Iterable[int]) -> Iterator[Callable[[], list[int]]]:
             fds[pid] = os.pidfd_open(pid)
 
     def wait_all() -> list[int]:
-        return [pid for pid, fd in fds.items() if not readable(fd, HANG_S)]
+        give_up = time.monotonic() + HANG_S
+        return [
+            pid for pid, fd in fds.items() if not readable(fd, max(0.0, give_up - time.monotonic()))
+        ]
 
     try:
         yield wait_all

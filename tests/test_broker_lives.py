@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import marshal
 import os
 import signal
@@ -11,12 +12,22 @@ import socket
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
 
 import portlease
-from _brokered import UDP, brokered, holds_of, need_broker, python, refused, wait_until
+from _brokered import (
+    UDP,
+    brokered,
+    holds_of,
+    need_broker,
+    python,
+    refused,
+    search_path,
+    wait_until,
+)
 from _need import need
 from _processes import HANG_S, status, wait_for, watched
 from _serving import HTTP, get
@@ -415,3 +426,57 @@ def test_a_lease_inside_is_not_let_in() -> None:
     with brokered(script(source, "{port}", "tcp")) as told:
         assert told.end() == "refused\n"
         assert told.process.returncode == 0
+
+
+DEPUTY_KILLED = """
+import json, marshal, sys
+sys.path[:0] = json.loads(sys.argv[1])
+from pathlib import Path
+import portlease
+from _brokered import holds_of
+from portlease._tree import _keeper, _process_linux
+from portlease._tree._process import Process
+source = Path(_keeper.__file__).read_text(encoding="utf-8")
+place = "            self._leave_session()\\n        signal.pthread_sigmask("
+assert source.count(place) == 1
+dies = "            deputy = posix.getppid(); posix.kill(deputy, signal.SIGKILL)\\n"
+dies += "            while posix.getppid() == deputy: pass\\n"
+code = marshal.dumps(compile(source.replace(place, dies + place), "keeper", "exec"))
+_process_linux._codes[_process_linux._KEEPER] = code
+with portlease.lease(offer=False) as lease:
+    with Process.start(["true"], holds=holds_of(lease), mode="inherit") as process:
+        print(process.wait())
+"""
+
+
+def test_a_deputy_that_is_killed_before_it_has_left_the_session() -> None:
+    """Its keeper, which is about to tell it that it can, tells nobody else, and goes on."""
+    done = subprocess.run(
+        [need.everybodys_python(), "-I", "-c", DEPUTY_KILLED, json.dumps(search_path())],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "0\n", done.stderr
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_warning_that_is_an_error_leaves_nothing_running(*, several: bool) -> None:
+    """Leaving the block says what was lost, and stops the servers all the same."""
+    with contextlib.ExitStack() as stack:
+        if several:
+            server = stack.enter_context(portlease.serve_many({"one": HTTP}, how="broker"))["one"]
+        else:
+            server = stack.enter_context(portlease.serve(HTTP, how="broker"))
+        port, process = server.port, server.process
+        kill_keeper(process)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", portlease.HowWarning)
+            with pytest.raises(portlease.HowWarning, match="keeper was killed"):
+                stack.close()
+    assert process.ended
+    assert not refused(port)

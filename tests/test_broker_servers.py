@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import portlease as library
-from _brokered import Told, brokered, need_broker, python, wait_for_brokered, wait_until
+from _brokered import (
+    Told,
+    brokered,
+    need_broker,
+    python,
+    search_path,
+    wait_for_brokered,
+    wait_until,
+)
 from _need import need
 from _processes import HANG_S, wait_for
 
@@ -272,11 +280,6 @@ def as_user(user: int, source: str, kind: str, awaited: str, *arguments: str) ->
     assert done.returncode == 0, done.stderr
     said, count = json.loads(done.stdout)
     return said, count
-
-
-def search_path() -> list[str]:
-    """Where such a script finds portlease, and what tests can import."""
-    return [str(Path(library.__file__).parents[1]), str(Path(__file__).parent)]
 
 
 def test_an_ordinary_user() -> None:

@@ -186,8 +186,10 @@ class ServerGroup(Mapping[str, Server]):
         traceback: TracebackType | None,
     ) -> None:
         crashes = self._crashes()
-        self._warn_of_losses()
-        self.stop()
+        try:
+            self._warn_of_losses()
+        finally:  # warnings may be errors
+            self.stop()
         self._report(value, crashes)
 
     def _crashes(self) -> dict[str, PortleaseError]:

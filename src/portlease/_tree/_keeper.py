@@ -345,6 +345,8 @@ class Keeper:
         """Our side; None where a pidfd tells of its death."""
         self._legacy: int | None = None
         """The pipe to our deputy, if there is one."""
+        self._deputy: int | None = None
+        """Its pidfd, until it is told that it can leave our caller's session."""
         self._how = b""
         """How the main process runs: a key of _LOST."""
         self._inbox = bytearray()
@@ -575,8 +577,14 @@ class Keeper:
         except PermissionError:  # nobody is left in it
             return
         posix.setsid()
-        if self._legacy is not None:  # now our deputy can, too
-            posix.kill(posix.getppid(), signal.SIGCHLD)
+        if self._deputy is not None:
+            deputy, self._deputy = self._deputy, None
+            try:
+                signal.pidfd_send_signal(deputy, signal.SIGCHLD)  # now it can, too
+            except ProcessLookupError:
+                return  # it was killed
+            finally:
+                posix.close(deputy)
 
     def _fork(self) -> int:
         try:
@@ -659,6 +667,8 @@ class Keeper:
         """
         assert self._parent is not None  # noqa: S101 - it is divided once
         try:
+            if self._joined:
+                self._deputy = posix.pidfd_open(posix.getpid(), 0)
             ours = posix.pidfd_open(self._parent, 0)
         except ProcessLookupError:
             ours = -1
@@ -674,6 +684,9 @@ class Keeper:
             posix.close(legacy)
             self._succeed_deputy(ours, writer)
             return True
+        if self._deputy is not None:  # that is ourselves
+            posix.close(self._deputy)
+            self._deputy = None
         posix.close(ours)
         posix.close(writer)
         self._let_go(_passed(request))
