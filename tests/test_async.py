@@ -287,6 +287,14 @@ def test_awaited_without_a_block(loop: Loop) -> None:
     loop.run(main)
 
 
+def test_not_awaited() -> None:
+    """Whoever forgot it is told so by the first use."""
+    starting: Any = aserve(HTTP)
+    with pytest.raises(AttributeError, match=r"no 'port'; await it, or use it in `async with`"):
+        _ = starting.port
+    assert not hasattr(starting, "url")
+
+
 @pytest.mark.parametrize(
     ("args", "options", "kind"),
     [

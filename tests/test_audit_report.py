@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import portlease
 from _audited import audit, python
 from _brokered import need_broker
-from _cli import PORTLEASE, environment
+from _cli import PORTLEASE, end, environment, started
 from _need import need, netns_command
 from _processes import HANG_S
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 if sys.platform != "linux":
     pytest.skip("the observer is Linux's", allow_module_level=True)
@@ -27,7 +30,10 @@ SOURCE = "import socket\nsocket.create_server(('127.0.0.1', 18500)).close()\n"
 
 
 def run(
-    folder: Path, *words: str | Path, before: Sequence[str] = ()
+    folder: Path,
+    *words: str | Path,
+    before: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the audit itself, without --json."""
     need_broker()
@@ -36,7 +42,7 @@ def run(
         cwd=folder,
         capture_output=True,
         text=True,
-        env=environment(),
+        env=environment(env),
         timeout=HANG_S,
         check=False,
     )
@@ -99,6 +105,11 @@ def test_sarif_page_and_trail(tmp_path: Path) -> None:
             ("--baseline", "no-folder/x.json", "--write-baseline", "--", "true"),
             "cannot write no-folder/x.json",
         ),
+        *(
+            ((option, "", "--", "true"), "cannot write '': the path is empty")
+            for option in ("--html", "--sarif", "--trail")
+        ),
+        (("--baseline", "", "--write-baseline", "--", "true"), "cannot write '': the path is"),
         ((), "there is no command; it comes last: -- COMMAND ARGS"),
     ],
 )
@@ -120,6 +131,78 @@ def test_what_was_found_is_told_before_it_is_written(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "port 18500 (tcp, 127.0.0.1) is hard-coded" in done.stderr
     assert "cannot write out/page.html" in done.stderr.splitlines()[-1]
+
+
+def test_a_signal_while_a_file_is_written_is_no_sudden_death(tmp_path: Path) -> None:
+    """What is half written is cleaned up after; the exit status is the signal's."""
+    page = tmp_path / "page"
+    os.mkfifo(page)
+    more_than_fits = "x" * 100_000
+    with (
+        started("audit", "--html", page, "--only-python", "--", "true", more_than_fits) as audited,
+        page.open("rb"),  # it is being written now
+    ):
+        assert end(audited, signal.SIGTERM)[0] == 128 + signal.SIGTERM
+
+
+# --- a command that could not be watched ----------------------------------------------------------
+
+
+def broken(folder: Path, entrant: str) -> dict[str, str]:
+    """An environment with a portlease whose entrant, which is to become the command, is this."""
+    copy = folder / "broken" / "portlease"
+    shutil.copytree(Path(portlease.__file__).parent, copy)
+    (copy / "_audit" / "_enter.py").write_text(entrant)
+    return {"PYTHONPATH": str(copy.parent)}
+
+
+DEFECT = "raise RuntimeError('a defect')"
+KILLED = "import os; os.kill(os.getpid(), 9)"
+NOT_WATCHED = "before it could be watched: nothing of it was run, nothing was seen; --only-python"
+
+
+@pytest.mark.parametrize(
+    ("entrant", "status", "how"),
+    [(DEFECT, 125, "exit status 1"), ("", 125, "exit status 0"), (KILLED, 137, "signal 9")],
+)
+def test_an_audit_that_saw_nothing_is_no_clean_one(
+    tmp_path: Path, entrant: str, status: int, how: str
+) -> None:
+    """It says so in text, JSON and page; what others would take for a clean one is not written."""
+    env = broken(tmp_path, entrant)
+    note = f"portlease: the command ended ({how}) {NOT_WATCHED}"
+    options = ("--strict", "-q", "--json")
+    ended = [run(tmp_path, option, "--", "touch", "begun", env=env) for option in options]
+    for done in ended:
+        assert done.returncode == status
+        assert (note in done.stderr, "nothing was seen\n" in done.stderr) == (True, True)
+        assert ("RuntimeError: a defect\n" in done.stderr) == (entrant == DEFECT)
+        assert ("nothing found" in done.stderr, (tmp_path / "begun").exists()) == (False, False)
+    document = json.loads(ended[-1].stdout)
+    assert document["status"] == status
+    assert NOT_WATCHED in document["notes"][0]
+    known = tmp_path / "known.json"
+    known.write_text("old")
+    files = ("--html", "a.html", "--sarif", "a.sarif", "--baseline", "known.json")
+    done = run(tmp_path, *files, "--write-baseline", "--", "true", env=env)
+    assert done.returncode == status
+    assert "portlease: a.sarif is not written\nportlease: known.json is not" in done.stderr
+    assert (known.read_text(), (tmp_path / "a.sarif").exists()) == ("old", False)
+    page = (tmp_path / "a.html").read_text()
+    assert '<p class="verdict bad">nothing was seen</p>' in page
+    assert NOT_WATCHED in page
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [(("true",), 0), (("false",), 1), (("sh", "-c", "kill -9 $$"), 137)],
+)
+def test_a_command_that_ends_at_once_was_watched(
+    tmp_path: Path, command: tuple[str, ...], status: int
+) -> None:
+    """Its status is its own, and that nothing was found means that there was nothing."""
+    done = run(tmp_path, "--", *command)
+    assert (done.returncode, done.stderr) == (status, "portlease: 0 binds; nothing found\n")
 
 
 def test_a_trail_that_the_command_removes(tmp_path: Path) -> None:
@@ -159,8 +242,6 @@ def test_an_ordinary_user() -> None:
     need.capability("other_user")
     import click
     import rich
-
-    import portlease
 
     libraries = {str(Path(str(one.__file__)).parents[1]) for one in (portlease, click, rich)}
     source = (

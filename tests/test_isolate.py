@@ -355,7 +355,8 @@ def test_the_environment_of_the_command_line_is_the_commands() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--", "no-such-program"], 127, "not found"),
+        (["--", "no-such-program"], 127, "command not found; install it, or"),
+        (["--", "./no-such-program"], 127, "no such file; install it, or correct the path"),
         (["--", "/etc/passwd"], 126, "cannot be executed"),
         ([], 2, "there is no command; it comes last: -- COMMAND ARGS"),
         (["--reach", "nothing", "--", "true"], 2, "names no service"),

@@ -109,6 +109,30 @@ def test_a_failed_test_shows_what_its_servers_wrote(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(["*Last output of <Server *", "it says so"])
 
 
+def test_an_option_that_is_misspelt(pytester: pytest.Pytester) -> None:
+    """The right one is named."""
+    pytester.makepyfile("def test_it(serve): serve(['true'], timeout=2)")
+    result = pytester.runpytest_subprocess(*ALONE)
+    result.stdout.fnmatch_lines(["*keyword argument 'timeout'; did you mean 'timeout_s'[?]"])
+
+
+def test_a_failed_test_says_that_its_server_wrote_nothing(pytester: pytest.Pytester) -> None:
+    """An empty section would look like one that was lost."""
+    source = "import signal, socket, sys; s = socket.create_server(('127.0.0.1', {port})); "
+    pytester.makepyfile(
+        f"""
+        import sys
+
+        def test_it(serve):
+            serve([sys.executable, "-c", {source + "signal.pause()"!r}])
+            assert False
+        """
+    )
+    result = pytester.runpytest_subprocess(*ALONE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*Last output of <Server *", "it wrote nothing"])
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

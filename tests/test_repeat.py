@@ -484,6 +484,10 @@ def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
         (["--reach", "127.0.0.1:5", "--", "true"], 2, "need --isolate"),
         (["--junit", "report.xml", "--", "true"], 2, "all instances would write to it"),
         (["--html", "no/such/page.html", "--", "true"], 2, "cannot write no/such/page.html"),
+        *(
+            ([option, "", "--", "true"], 2, "cannot write '': the path is empty")
+            for option in ("--html", "--trace", "--junit-out")
+        ),
         (["--keep", ".", "--", "true"], 2, "it is not empty"),
         (["--keep", "/dev/null", "--", "true"], 2, "--keep /dev/null: File exists"),
         (["--keep", "/dev/null/x", "--", "true"], 2, "--keep /dev/null/x: Not a directory"),

@@ -597,10 +597,36 @@ def test_server_on_another_port() -> None:
     assert error.missing == ("port",)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is seen where it listens")
+def test_server_on_another_port_that_it_was_told() -> None:
+    """The number in the command is the culprit; the first line says what is the matter."""
+    with portlease.lease() as lease:
+        args = python(TINY.replace("{port}", str(lease.port)))
+        error = never_ready(args, lambda error: error.listening)
+    first, second, *_ = str(error).splitlines()
+    port = error.ports["port"]
+    assert f"not listen on port {port}; it listens on {lease.port} instead" in first
+    assert second == f"{lease.port} stands in its arguments: write {{port}} in its place"
+    assert "nothing in its command" not in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is seen where it listens")
+def test_server_on_another_port_that_a_variable_tells() -> None:
+    """The same of env=."""
+    args = python(TINY.replace("{port}", "int(__import__('os').environ['AT'])"))
+    with portlease.lease() as lease:
+        env = {"AT": str(lease.port)}
+        error = never_ready(args, lambda error: error.listening, env=env)
+    assert f"{lease.port} stands in its variable AT: write {{port}} in its place" in str(error)
+
+
 def test_server_on_another_address() -> None:
     """One that listens where the leased host is not is not ready, and the error says where."""
-    with pytest.raises(ServerTimeoutError, match="it wrote nothing"):
-        serve(python(TINY), host="127.0.0.2", timeout_s=0.3)
+    address = "tell it to bind {host}, or lease the port where it binds"
+    error = never_ready(python(TINY), lambda error: address in str(error), host="127.0.0.2")
+    assert "it listens on 127.0.0.1 only, and the lease is for 127.0.0.2" in str(error)
+    assert "it wrote nothing" in str(error)
+    assert "more time" not in str(error)
 
 
 def test_server_that_takes_too_long() -> None:
@@ -709,9 +735,13 @@ def test_address_in_use_names_the_culprit() -> None:
 def test_address_in_use_elsewhere() -> None:
     """Where nobody else has the leased port, the error says that it must be another."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        code = TINY.replace("{port}", str(taken.getsockname()[1]))
-        with pytest.raises(ServerDiedError, match="a hard-coded one"):
+        port = taken.getsockname()[1]
+        code = TINY.replace("{port}", str(port))
+        with pytest.raises(ServerDiedError, match="a hard-coded one") as caught:
             serve(python(code + "# {port}"))
+    if sys.platform == "linux":
+        assert f"{port} stands in its arguments: write {{port}} in its place" in str(caught.value)
+        assert f"tcp {port}: listening on 127.0.0.1 by" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -87,6 +88,25 @@ def test_a_start_is_broken_off(command: list[str], options: dict[str, Any], at: 
         pytest.skip("the broker is Linux's alone")
     assert broken_off(starting(command, **options), at) < HANG_S / 3
     assert _process.live() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is seen where it listens")
+def test_told_early_that_it_listens_elsewhere() -> None:
+    """Who watches, or gives up, need not wait for the error."""
+    told: list[str] = []
+    args = python(TINY.replace("{port}", "0"))
+    command = portlease._server._serve.command_of(args, timeout_s=HANG_S)
+    cancel = Cancel()
+
+    def tell(what: str) -> None:
+        told.append(what)
+        if "it listens on" in what:
+            cancel.cancel()
+
+    with pytest.raises(StartCancelledError):
+        portlease.Server(command, cancel=cancel, tell=tell)
+    assert re.fullmatch(r"port \d+ to listen", told[0])
+    assert re.fullmatch(r"port \d+; it listens on \d+", told[1])
 
 
 def test_broken_off_before_it_began() -> None:

@@ -91,12 +91,12 @@ class Observer(_broker.Broker):
     def begin(self, pid: int) -> bool:
         """Take the listener from the process *pid*; return whether it may go on under our eyes.
 
-        If not, ``refused`` says why, and the process has ended without executing anything. It may
-        also have died before it came so far.
+        If not, the process has ended without executing anything: ``refused`` says why, or is None
+        where it has died before it came so far.
         """
         self.engage(pid)
         if self.refused is not None or self.listener is None:
-            return self.refused is None
+            return False
         self._thread.start()
         return True
 

@@ -51,6 +51,8 @@ class Audit(NamedTuple):
     started: float
     """When it began, in seconds since the epoch."""
     root: str
+    is_unseen: bool = False
+    """Whether it ended before it could be watched; `notes` says so."""
 
 
 def binds(events: Iterable[Event]) -> list[Event]:
@@ -151,6 +153,8 @@ def lines(verdict: Verdict) -> list[str]:
 
 def headline(audit: Audit) -> str:
     """``8 binds (4 unheld, 4 kernel); 1 warning new found; 2 known; 1 of the baseline gone``."""
+    if audit.is_unseen:
+        return "nothing was seen"
     new = "new " if audit.known else ""
     parts = [total(audit.events), f"{summary(audit.verdicts)} {new}found"]
     if audit.known:
@@ -218,6 +222,7 @@ def page_data(audit: Audit) -> Json:
 def _verdict(audit: Audit) -> Json:
     levels = {"error": "bad", "warning": "warning", "note": "neutral"}
     level = levels[audit.verdicts[0].level] if audit.verdicts else "good"
+    level = "bad" if audit.is_unseen else level
     return {"level": level, "text": headline(audit)}
 
 

@@ -44,6 +44,8 @@ class Watched:
     """Why there is no observer, and only Python's binds are seen; None if there is one."""
     remedy: str | None
     """What would help against that."""
+    is_unseen: bool
+    """Whether it ended before it could be watched: it was not executed, and nothing was seen."""
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Watched:
         except OSError as error:
             raise UsageError(f"cannot write the trail {trail}: {error.strerror}") from error
         self.unobserved, self.remedy = "it was not asked for (--only-python)", None
+        self.is_unseen = False
         if not only_python and self._observe(argv, env, output):
             return
         self.process = Process.start(
@@ -79,7 +82,7 @@ class Watched:
     if sys.platform == "linux":
 
         def _observe(self, argv: Sequence[str], env: Mapping[str, str], output: int | None) -> bool:
-            """Start it under an observer; return whether that is to be had."""
+            """Start it under an observer; return whether it need not be started without one."""
             observer = Observer(self.trail)
             try:
                 words, fd = observer.command(list(argv))
@@ -92,7 +95,8 @@ class Watched:
                     mode="inherit",
                     pass_fds=[fd],
                 )
-                if not observer.begin(process.pid):
+                self.is_unseen = not observer.begin(process.pid) and observer.refused is None
+                if observer.refused is not None:
                     process.stop()
                     self._set_unobserved(observer.refused)
                     observer.close()

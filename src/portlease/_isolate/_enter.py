@@ -371,7 +371,10 @@ def become(argv: "list[str]", env: "dict[bytes, bytes]") -> "NoReturn":
         except OSError as error:
             refused = refused or error
     if refused is None:
-        tell(f"portlease: {argv[0]}: not found")
+        what = "command not found; install it, or give its whole path"
+        if b"/" in encoded[0]:
+            what = "no such file; install it, or correct the path"
+        tell(f"portlease: {argv[0]}: {what}")
         posix._exit(NOT_FOUND)
     tell(f"portlease: {argv[0]}: cannot be executed: {refused.strerror}")
     posix._exit(CANNOT_EXECUTE)

@@ -55,7 +55,7 @@ def last_output(server: Server | SharedServer) -> tuple[str, str]:
     has a shared one may be about to end: neither must cost the report of the failure itself.
     """
     try:
-        return f"Last output of {server!r}", "\n".join(server.tail(_LINES))
+        return f"Last output of {server!r}", "\n".join(server.tail(_LINES)) or "it wrote nothing"
     except (PortleaseError, OSError) as error:
         return "Last output of a server", f"cannot be had: {error}"
 
@@ -109,4 +109,7 @@ def aserve(request: pytest.FixtureRequest) -> Iterator[AServe]:
 
 
 def _options(request: pytest.FixtureRequest, given: dict[str, Any]) -> dict[str, Any]:
+    from portlease._server import _command
+
+    _command.must_know("serve()", given.keys() - {"lease"}, _command.Options)
     return {"label": label(request), "how": how(request.config), **given}

@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from portlease._errors import ResourceLimitError, UsageError
 from portlease._server import _group, _serve, _template
@@ -111,6 +111,16 @@ class Starting(Generic[Twin]):
 
         self._run: Callable[[], Coroutine[Any, Any, Twin]] = run
         self._started: list[Twin] = []
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"it has not been started yet, and has no {name!r}; await it, or use it in "
+                "`async with`",
+                name=name,
+                obj=self,
+            )
 
     def __await__(self) -> Generator[Any, Any, Twin]:
         return self._run().__await__()
@@ -254,8 +264,10 @@ class AsyncServer:
         traceback: TracebackType | None,
     ) -> None:
         crash = self.sync._crash()
-        self.sync._warn_of_loss()
-        await self.stop()
+        try:
+            self.sync._warn_of_loss()
+        finally:  # warnings may be errors
+            await self.stop()
         self.sync._report(value, crash)
 
     def __repr__(self) -> str:
@@ -311,8 +323,10 @@ class AsyncServerGroup(Mapping[str, AsyncServer]):
         traceback: TracebackType | None,
     ) -> None:
         crashes = self.sync._crashes()
-        self.sync._warn_of_losses()
-        await self.stop()
+        try:
+            self.sync._warn_of_losses()
+        finally:  # warnings may be errors
+            await self.stop()
         self.sync._report(value, crashes)
 
     def __repr__(self) -> str:

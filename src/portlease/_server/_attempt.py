@@ -32,6 +32,9 @@ _WITHOUT_EVENTS_S: Final = 1.0
 """How often we look where the broker tells of each bind and listen: at a socket that has come to
 the server by another way, and for nothing else."""
 
+_ELSEWHERE_S: Final = 1.0
+"""When we first look whether it listens elsewhere; each time after that, in twice the time."""
+
 _SCANNED_BYTES: Final = 1 << 16
 _OVERLAP_BYTES: Final = 64
 _ERROR_BYTES: Final = 1 << 16
@@ -191,6 +194,7 @@ class Attempt:
     def _wait(self, process: Process, awaited: Sequence[Awaited]) -> Outcome:
         begun = now_s()
         told = 0
+        look_elsewhere_s = _ELSEWHERE_S
         while True:
             events = len(process.brokered)
             if all([one.look() for one in awaited]):  # noqa: C419 - look at each of them
@@ -206,6 +210,9 @@ class Attempt:
             elapsed_s = now_s() - begun
             if elapsed_s >= self.command.timeout_s:
                 return "timeout"
+            if elapsed_s >= look_elsewhere_s:
+                look_elsewhere_s = 2 * elapsed_s
+                self._tell_of_elsewhere(process, left)
             if self._may_step_aside() and self._complains():
                 prepare(self._leases, "step-aside", self.means.plan)
                 self._stepped_aside_at = elapsed_s
@@ -215,6 +222,13 @@ class Attempt:
                 return "in use"
             if len(process.brokered) == events:
                 process.wait_for_news(self._pause_s(elapsed_s, left))
+
+    def _tell_of_elsewhere(self, process: Process, left: Sequence[Awaited]) -> None:
+        """What the error would say in the end: whoever sees it now need not wait for that."""
+        elsewhere = _probe.ports_of(process).keys() - self.ports.values()
+        if elsewhere:
+            where = " and ".join(dict.fromkeys(one.place for one in left))
+            self._tell(f"{where}; it listens on {_ready.sorted_ports(elsewhere)}")
 
     def _pause_s(self, elapsed_s: float, left: Sequence[Awaited]) -> float:
         """Until the next look; the broker's news, and the server's end, cut it short."""

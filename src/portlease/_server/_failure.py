@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
+from portlease import _pool
 from portlease._errors import ServerDiedError, ServerTimeoutError
 from portlease._server import _ready, _template
 from portlease._server._awaited import ListeningAwaited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Final
 
     from portlease._errors import ServerError
     from portlease._lease import Lease
     from portlease._server._attempt import Attempt
+    from portlease._server._command import Command
 
 
 def error(attempt: Attempt, earlier: Sequence[Attempt]) -> ServerError:
@@ -42,27 +46,36 @@ def _died(attempt: Attempt, earlier: Sequence[Attempt]) -> ServerDiedError:
     )
 
 
+_PORT: Final = re.compile(r"(?<![\d.])[1-9]\d{3,4}(?![\d.])")
+"""What may be a port in a command, and neither a small number nor a part of another."""
+_LOOKED_UP: Final = 10
+
+
 def _late(attempt: Attempt, earlier: Sequence[Attempt]) -> ServerTimeoutError:
     command = attempt.command
     unhanded = [one for one in attempt.missing if isinstance(one, ListeningAwaited)]
     lines = [f"{command.program} runs, but after {attempt.waited_s:g} s does not listen on "]
     lines[0] += _and(one.place for one in attempt.missing)
-    lines += _tried_before(attempt, earlier)
-    if attempt.means.plan is not None and len(unhanded) < len(attempt.missing):
-        lines.append(attempt.means.plan.hint)
     leased = attempt.ports.values()
     elsewhere = {port for port in attempt.elsewhere if port not in leased}
     if elsewhere:
+        lines[0] += f"; it listens on {_ready.sorted_ports(elsewhere)} instead"
+    lines += _tried_before(attempt, earlier)
+    if attempt.means.plan is not None and len(unhanded) < len(attempt.missing):
+        lines.append(attempt.means.plan.hint)
+    written = _written(command, elsewhere, attempt.missing[0].name)
+    lines += written
+    if elsewhere and not written:
         lines.append(
-            f"it listens on {_ready.sorted_ports(elsewhere)} instead: does it take its port "
-            "from {port} in its arguments, or from PORT in its environment?"
+            "does it take its port from {port} in its arguments, or from PORT in its environment?"
         )
-    lines += _partly(attempt)
-    lines += _never_named(attempt)
+    partly = _partly(attempt)
+    lines += partly
+    lines += [] if written else _never_named(attempt)
     lines += attempt.troubles
     lines += _about_the_port(attempt)
     lines += _last_output(attempt)
-    if not elsewhere and not command.suspicious():
+    if not elsewhere and not partly and not command.suspicious():
         lines.append(
             "if it only needs longer, give it more time: timeout_s="
             + "; if it binds without SO_REUSEADDR, and waits in silence for the lease to go: "
@@ -83,10 +96,23 @@ def _late(attempt: Attempt, earlier: Sequence[Attempt]) -> ServerTimeoutError:
 def _partly(attempt: Attempt) -> list[str]:
     return [
         f"on port {one.lease.port} it listens on {_and(x.address for x in one.found)} only, "
-        f"and the lease is for {one.lease.scope}"
+        f"and the lease is for {one.lease.scope}: tell it to bind {{host}}, or lease the port "
+        "where it binds"
         for one in attempt.missing
         if isinstance(one, ListeningAwaited) and one.found
     ]
+
+
+def _written(command: Command, elsewhere: Iterable[int], name: str) -> list[str]:
+    """Where the command says a number that the server listens on, and should have said *name*."""
+    found = []
+    for port in sorted(elsewhere):
+        number = re.compile(rf"(?<!\d){port}(?!\d)")
+        places = ["its arguments"] * any(map(number.search, command.args[1:]))
+        places += [f"its variable {var}" for var, at in command.env.items() if number.search(at)]
+        if places:
+            found.append(f"{port} stands in {_and(places)}: write {{{name}}} in its place")
+    return found
 
 
 def _never_named(attempt: Attempt) -> list[str]:
@@ -165,8 +191,23 @@ def _about_the_port(attempt: Attempt) -> list[str]:
         (
             "it says that an address is in use, but nobody else has its leased ports now: "
             "is it another, a hard-coded one?"
-        )
+        ),
+        *_taken_numbers(attempt),
     ]
+
+
+def _taken_numbers(attempt: Attempt) -> list[str]:
+    """Ports that the command itself says, and that somebody has."""
+    from portlease._who import who
+
+    command = attempt.command
+    text = "\n".join((*command.args[1:], *command.env.values()))
+    numbers = {int(number) for number in _PORT.findall(text)}
+    lines = []
+    for port in sorted(numbers)[:_LOOKED_UP]:
+        if port <= _pool.MAX_PORT and not (found := who(port)).free:
+            lines += [*_written(command, [port], attempt.missing[0].name), str(found)]
+    return lines
 
 
 def _last_output(attempt: Attempt) -> list[str]:

@@ -311,8 +311,10 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         crash = self._crash()
-        self._warn_of_loss()
-        self.stop()
+        try:
+            self._warn_of_loss()
+        finally:  # warnings may be errors
+            self.stop()
         self._report(value, crash)
 
     def __repr__(self) -> str:

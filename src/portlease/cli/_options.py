@@ -47,6 +47,16 @@ class PortNumber(click.IntRange):
     def __init__(self) -> None:
         super().__init__(1, _pool.MAX_PORT)
 
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """As click does it; of a pasted ``localhost:8080`` it says what to leave out."""
+        given: Any = value
+        before, colon, number = str(value).rpartition(":")
+        if colon and number.strip("/").isdecimal():
+            self.fail(f"{value!r} is no number; leave out {before + colon!r}", param, ctx)
+        return int(super().convert(given, param, ctx))
+
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[Any]:

@@ -51,7 +51,7 @@ Python programs bind, by a hook in each of them, and nothing else does it see. T
 done, and said, where the kernel refuses.
 
 Exit status: CMD's own. With --strict, where CMD ended with 0: 1 if there are errors or warnings
-that the baseline does not know.
+that the baseline does not know. 125 if it ended before it could be watched.
 """
 
 
@@ -98,28 +98,43 @@ def command(  # noqa: PLR0913 - its options
     known = _baseline.Baseline()
     if baseline_path is not None and not write_baseline:
         known = _baseline.read(baseline_path)  # one that is damaged is told of before the run
-    # The trail is made before the command starts.
-    for path in filter(None, (sarif, html, baseline_path if write_baseline else None)):
-        _file.must_be_writable(path)
+    if trail is not None:
+        _file.must_be_named(trail)  # it is made before the command starts
+    for path in (sarif, html, baseline_path if write_baseline else None):
+        if path is not None:
+            _file.must_be_writable(path)
     audit = _judged(_watch(words, trail, only_python=only_python, as_json=as_json), codes, known)
     # First told, then written: the disk may be full, and the run has taken its time.
     if as_json:
         _say.write_json(_report.as_dict(audit))
+        if audit.is_unseen:
+            _tell_end(audit)
     else:
         _tell(audit, quiet=quiet)
-    if sarif is not None:
-        _sarif.write(sarif, [verdict.finding for verdict in audit.verdicts], tool=_TOOL)
-    if html is not None:
-        from portlease._page import page
-
-        _file.write_whole(html, page(_report.page_data(audit)).encode())
-    if baseline_path is not None and write_baseline:
-        count = _baseline.write(baseline_path, [one.finding for one in audit.verdicts])
-        _say.say(f"{baseline_path} now knows {count} finding{'s' * (count != 1)}")
+    with _signals.interrupting():
+        _write(audit, sarif=sarif, html=html, baseline=baseline_path if write_baseline else None)
     bad = any(verdict.level != "note" for verdict in audit.verdicts)
     if strict and bad and not write_baseline and audit.status == _status.OK:
         return _status.NO
     return audit.status
+
+
+def _write(audit: Audit, *, sarif: str | None, html: str | None, baseline: str | None) -> None:
+    """Write the files; where nothing was seen, none that others would take for a clean audit."""
+    findings = [verdict.finding for verdict in audit.verdicts]
+    if audit.is_unseen:
+        for path in filter(None, (sarif, baseline)):
+            _say.say(f"{path} is not written")
+        sarif = baseline = None
+    if sarif is not None:
+        _sarif.write(sarif, findings, tool=_TOOL)
+    if html is not None:
+        from portlease._page import page
+
+        _file.write_whole(html, page(_report.page_data(audit)).encode())
+    if baseline is not None:
+        count = _baseline.write(baseline, findings)
+        _say.say(f"{baseline} now knows {count} finding{'s' * (count != 1)}")
 
 
 def _chosen(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
@@ -145,6 +160,7 @@ class _Seen(NamedTuple):
     begun: int
     ended: int
     started: float
+    is_unseen: bool
 
 
 def _watch(words: tuple[str, ...], trail: str | None, *, only_python: bool, as_json: bool) -> _Seen:
@@ -174,12 +190,33 @@ def _watch(words: tuple[str, ...], trail: str | None, *, only_python: bool, as_j
         ended = _trail.now()
         events = watched.events()
     notes = [_why_unobserved(watched)] if watched.unobserved is not None else []
-    return _Seen(words, status, events, [*notes, *watched.troubles], watched.begun, ended, started)
+    if watched.is_unseen:
+        returncode = watched.process.wait()
+        notes.append(_why_unseen(returncode))
+        status = status if returncode < 0 else _status.FAILED
+    return _Seen(
+        words,
+        status,
+        events,
+        [*notes, *watched.troubles],
+        watched.begun,
+        ended,
+        started,
+        watched.is_unseen,
+    )
 
 
 def _why_unobserved(watched: _run.Watched) -> str:
     text = f"only what Python programs bind is seen: {watched.unobserved}"
     return text if watched.remedy is None else f"{text}; {watched.remedy}"
+
+
+def _why_unseen(returncode: int) -> str:
+    how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
+    return (
+        f"the command ended ({how}) before it could be watched: nothing of it was run, nothing was "
+        "seen; --only-python does without the observer"
+    )
 
 
 @contextlib.contextmanager
@@ -210,6 +247,7 @@ def _judged(seen: _Seen, codes: frozenset[str], known: _baseline.Baseline) -> Au
         ended=seen.ended,
         started=seen.started,
         root=root,
+        is_unseen=seen.is_unseen,
     )
 
 
@@ -226,10 +264,14 @@ def _tell(audit: Audit, *, quiet: bool) -> None:
             _say.tell(f"... and {len(rows) - _MOST_ROWS} more; --html shows all")
     for line in (line for verdict in audit.verdicts for line in _report.lines(verdict)):
         _say.tell(_say.printable(line))
-    if not quiet:
-        for note in audit.notes:
-            _say.say(note)
-        _say.say(_report.headline(audit))
+    if audit.is_unseen or not quiet:
+        _tell_end(audit)
+
+
+def _tell_end(audit: Audit) -> None:
+    for note in audit.notes:
+        _say.say(note)
+    _say.say(_report.headline(audit))
 
 
 _MOST_ROWS: Final = 40

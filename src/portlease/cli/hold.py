@@ -73,6 +73,11 @@ def command(  # noqa: PLR0913 - its options
     """Take, tell, wait."""
     if words and pid is not None:
         raise click.UsageError("--pid and a command are two ways to end: give one of them")
+    if len(words) == 1 and words[0].isdecimal():
+        raise click.UsageError(
+            f"{words[0]} stands where a command does; to hold port {words[0]} itself: "
+            f"--ports {words[0]}"
+        )
     # A process that is not there is found out before anything is taken; a descriptor for it keeps
     # its number from meaning another one (pidfd_open(2)).
     end = None if pid is None else _open_process(pid)
