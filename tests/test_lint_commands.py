@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import time
 
 import pytest
 
 from _lint import findings, ports
 from portlease._lint import _commands
+
+BUSY_S = 10
+"""Of this process alone: what takes longer grows with a square."""
 
 STARTED = [
     # a number that stands alone
@@ -25,6 +29,15 @@ STARTED = [
     "ncat -lkp 8080",
     "netcat -u -l 8080",
     "kubectl port-forward svc/web 8080:80",
+    "kubectl -n web port-forward svc/web 8080:80 --pod-running-timeout 1000",
+    "kubectl --context=here port-forward --address 127.0.0.1 svc/web 8080",
+    "nc -l 8080 -w 1000",
+    "nc -w 1000 -kl 8080",
+    "nc -l -w5 -p 8080",
+    "ncat -l --wait 1000 --keep-open 8080",
+    "python -m http.server --directory 2024 8080",
+    "manage.py runserver -v 2 --noreload 8080",
+    "manage.py runserver --verbosity 1000 -6 8080",
     "gdbserver :8080 ./server",
     # behind an option that is the program's own
     "php -S localhost:8080",
@@ -93,6 +106,21 @@ NEITHER = [
     "ssh -o ServerAliveInterval=8080 host",
     "memcached -m 8080",
     "gdbserver --attach 8080",
+    "nc -l -w 8080",
+    "nc -l --wait 8080",
+    "kubectl port-forward svc/web --pod-running-timeout 8080",
+    "python -m http.server --directory 8080",
+    "manage.py runserver --verbosity 8080",
+    # a subcommand's name that is none
+    "pytest -k runserver --maxfail 8080",
+    "python -m pytest -k runserver 8080",
+    "git commit -m runserver 8080",
+    "grep runserver 8080",
+    "cat runserver 8080",
+    "curl -o runserver 8080",
+    "manage.py loaddata runserver 8080",
+    "manage.py -k runserver 8080",
+    "tox run -e port-forward 8080",
     "echo --port 8080",
     "bash -c 'cd x; kill -p 8080'",
     "timeout 8080 sleep 8080",
@@ -124,6 +152,10 @@ NEITHER = [
 ]
 
 
+NO_NUMBERS = ["8" * 5000, "\u0668\u0660\u0668\u0660", "8080\u0660"]
+"""Of more digits than int() takes, and of others than a program's."""
+
+
 def _as_list(command: str) -> str:
     return f"subprocess.Popen({shlex.split(command)!r})"
 
@@ -138,6 +170,16 @@ def test_a_command_that_starts_a_server_on_a_port(command: str) -> None:
     for source in _as_list(command), _as_line(command):
         assert ports(source) == [8080], source
         assert ports(source, "PL002") == []
+
+
+@pytest.mark.parametrize("how", ["serve", "serve_once", "await aserve", "portlease.aserve"])
+def test_a_command_that_portlease_itself_is_to_start(how: str) -> None:
+    """Its number is as hard-coded as any, and leased already is another."""
+    command = f'{how}(["redis-server", "--port", "8080", "--bind", "{{host}}"])'
+    (finding,) = findings(command, "PL001", "PL002")
+    assert finding.message == "port 8080 is hard-coded: redis-server is started on it"
+    assert finding.remedy == 'write "{port}" in its place'
+    assert findings(command.replace("8080", "{port}")) == []
 
 
 @pytest.mark.parametrize("command", GONE_TO)
@@ -156,6 +198,15 @@ def test_a_command_that_says_no_port_of_this_machine(command: str) -> None:
         sources.append(_as_list(command))
     for source in sources:
         assert findings(source, "PL001", "PL002") == [], source
+
+
+@pytest.mark.parametrize("command", [*STARTED, *GONE_TO])
+def test_a_number_that_no_port_can_be(command: str) -> None:
+    """Is none, wherever a command has it, and no reason to fail."""
+    for number in NO_NUMBERS:
+        other = command.replace("8080", number)
+        for source in _as_list(other), _as_line(other):
+            assert findings(source, "PL001", "PL002") == []
 
 
 @pytest.mark.parametrize(
@@ -207,6 +258,53 @@ def test_udp_ports_are_told_apart(command: str, *, udp: bool) -> None:
     """By the program's own option, or by the word that says the port."""
     (said,) = _commands.of_line(command)
     assert said.udp is udp
+
+
+def test_a_line_of_thousands_of_commands() -> None:
+    """What grows with their square takes seconds here. Each is told, in its place."""
+    line = " & ".join(f"redis-server --port {port}" for port in range(4000, 8000))
+    said = list(_commands.of_line(line))
+    assert [one.port for one in said] == list(range(4000, 8000))
+    assert all(line.startswith(str(one.port), one.at) for one in said)
+    started = time.process_time()
+    found = findings(f"def test():\n    os.system({line!r})", "PL001")
+    assert time.process_time() - started < BUSY_S
+    assert [one.message.split()[1] for one in found] == [str(one.port) for one in said]
+    assert {one.column for one in found} == {len("    os.system('") + one.at + 1 for one in said}
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ("os.execv('/bin/r', ['r', '--port', '8080'])", [8080]),
+        ("os.execvp('r', ['r', '--port', '8080'])", [8080]),
+        ("os.execvp(file='r', args=['r', '--port', '8080'])", [8080]),
+        ("os.execvp(CMD[0], CMD)", [8080]),
+        ("os.execve('r', ['r', '--port', '8080'], {'PORT': '8081'})", [8080, 8081]),
+        ("os.execvpe('r', CMD, {'PORT': '8081'})", [8080, 8081]),
+        ("os.execve('r', CMD, env={'PORT': '8081'})", [8080, 8081]),
+        ("os.posix_spawn('r', CMD, {'PORT': '8081'})", [8080, 8081]),
+        ("os.posix_spawnp('r', CMD, os.environ)", [8080]),
+        ("os.spawnv(os.P_WAIT, 'r', CMD)", [8080]),
+        ("os.spawnvp(os.P_WAIT, 'r', CMD)", [8080]),
+        ("os.spawnve(os.P_NOWAIT, 'r', CMD, {'PORT': '8081'})", [8080, 8081]),
+        ("os.spawnlp(os.P_WAIT, 'r', 'r', '--port', '8080')", [8080]),
+        ("os.execlp('manage.py', 'manage.py', 'runserver', '8080')", [8080]),
+        ("os.execl(sys.executable, 'python', '-m', 'http.server', '8080')", [8080]),
+        ("os.execlp('r', *CMD)", [8080]),
+        ("os.execle('r', 'r', '--port', '8080', {'PORT': '8081'})", [8080, 8081]),
+        ("os.execle('r', 'r', *CMD)", []),
+        ("os.execv(*CMD)", []),
+        ("pexpect.spawn('r', ['--port', '8080'])", [8080]),
+        ("pexpect.spawn('r', args=['--port', '8080'], env={'PORT': '8081'})", [8080, 8081]),
+        ("pexpect.spawn('r --port 8080')", [8080]),
+        ("pexpect.spawn('grep', ['--port', '8080'])", []),
+    ],
+)
+def test_the_arguments_in_a_list_behind_the_program(call: str, told: list[int]) -> None:
+    """As os and pexpect take them; what ends in e is given the environment last."""
+    source = f"import os, pexpect\nCMD = ['r', '--port', '8080']\n{call}"
+    assert sorted(ports(source)) == told
 
 
 def test_a_container_engine_has_a_remedy_of_its_own() -> None:

@@ -14,7 +14,7 @@ import pytest
 from _cli import environment, portlease
 from _need import need
 from portlease._findings import _rules
-from portlease._lint import _checks, _fix, _plan, _rewrite
+from portlease._lint import _checks, _fix, _plan, _proof, _rewrite
 from portlease._lint._plan import Plan
 
 if TYPE_CHECKING:
@@ -167,6 +167,94 @@ def test_line_ends_and_encodings_stay() -> None:
         assert one.after == expected
 
 
+def test_numbers_in_texts_that_are_written_in_parts() -> None:
+    """Where each part has its numbers whole."""
+    source = """\
+        def test_it():
+            os.system("redis-server --port 18080 "
+                      "--replica-announce-port " "18080")
+            get(f"http://{host}" ":18080/" f"x?port=18080&{more}")
+        """
+    assert written(source) == textwrap.dedent("""\
+        def test_it(leased_port):
+            os.system(f"redis-server --port {leased_port} "
+                      "--replica-announce-port " f"{leased_port}")
+            get(f"http://{host}" f":{leased_port}/" f"x?port={leased_port}&{more}")
+        """)
+
+
+def test_texts_that_are_all_number_and_called_a_port() -> None:
+    """Behind an option or a name, in an environment, compared, or made a number."""
+    source = """\
+        def test_it(monkeypatch):
+            s.bind(("127.0.0.1", 18080))
+            run(["redis-cli", "-p", "18080"], ("--port", "18080"), env={"APP_PORT": "18080"})
+            monkeypatch.setenv("PORT", "18080")
+            os.environ["PORT"] = "18080"
+            assert int("18080") == f(port="18080")
+        """
+    text = written(source)
+    assert "18080" not in text
+    assert text.count("str(leased_port)") == 7
+
+
+def test_two_ports_in_one_text() -> None:
+    """Each becomes a port of its own."""
+    source = """\
+        def test_it():
+            os.system("redis-server --port 18080 & redis-server --port 18081")
+        """
+    assert written(source) == textwrap.dedent("""\
+        def test_it(leased_port, leased_ports):
+            second_port = leased_ports()
+            os.system(f"redis-server --port {leased_port} & redis-server --port {second_port}")
+        """)
+
+
+def test_a_rewriting_in_part_is_taken_back_and_others_are_kept() -> None:
+    """What is written is looked at again, and told to be left."""
+    source = """\
+        def test_in_part():
+            s.bind(("", 18080))
+            f("port " "18080 x:1" "18080")
+        def test_whole():
+            s.bind(("", 18080))
+        """
+    one = fixed(source)
+    assert one is not None
+    assert one.tests == 1
+    assert one.refused == (
+        "test_it.py:1 test_in_part: its 18080 stands where it cannot be rewritten",
+    )
+    assert one.after.decode() == textwrap.dedent("""\
+        def test_in_part():
+            s.bind(("", 18080))
+            f("port " "18080 x:1" "18080")
+        def test_whole(leased_port):
+            s.bind(("", leased_port))
+        """)
+
+
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        ("def test(leased_port):\n    f(leased_port, str(leased_port))", None),
+        ("def test(leased_port):\n    f(leased_port, f'{leased_port}')", None),
+        ("def test(leased_port):\n    f(leased_port, '8080')", "cannot be rewritten"),
+        ("def test(leased_port):\n    f(leased_port, leased_port)", "say something else"),
+        ("def test(leased_port):\n    f(leased_port, f'1{leased_port}')", "say something else"),
+        ("def test(leased_port):\n    f(leased_port, str(leased_port))\n    g()", "something else"),
+    ],
+)
+def test_the_proof_of_a_rewriting(after: str, why: str | None) -> None:
+    """The same as before with the number put in again, and nothing of it left."""
+    plan = Plan("test", 1, {8080: "leased_port"}, ("leased_port",), (), frozenset())
+    before = ast.parse("def test():\n    f(8080, '8080')")
+    failed = [one.why for one in _proof.failures(before, after.encode(), [plan])]
+    assert len(failed) == (why is not None)
+    assert all(why in one for one in failed if why)
+
+
 # --- what it leaves alone -----------------------------------------------------------------------
 
 BIND = "s.bind(('127.0.0.1', 18080))"
@@ -223,6 +311,60 @@ BIND = "s.bind(('127.0.0.1', 18080))"
         (
             "def test():\n    Popen(['x'], env={'PORT': '18080'})",
             "a program may not set SO_REUSEADDR",
+        ),
+        (
+            "def test(serve):\n    serve(['redis-server', '--port', '18080'])",
+            'serve() leases the port itself; write "{port}" in its place',
+        ),
+        (
+            "def test():\n    portlease.serve(['php', '-S', 'localhost:18080'])",
+            'serve() leases the port itself; write "{port}" in its place',
+        ),
+        (
+            "def test():\n    os.system('redis-server --port ' '18080 --dir x')",
+            "the 18080 in line 2 is in a text of several parts",
+        ),
+        (
+            f"def test():\n    {BIND}\n    get('http://localhost:' '18080/x')",
+            "the 18080 in line 3 is in a text of several parts",
+        ),
+        (
+            f"def test():\n    {BIND}\n    get(f'http://{{h}}:' '18080/x')",
+            "the 18080 in line 3 is in a text of several parts",
+        ),
+        (f"def test():\n    {BIND}\n    f('x:1' '18080')", "in a text of several parts"),
+        (f"def test():\n    {BIND}\n    f('x:18080' '1')", "in a text of several parts"),
+        (f"def test():\n    {BIND}\n    f('18' '080')", "in a text of several parts"),
+        (f"def test():\n    {BIND}\n    f('x\\x3a18080')", "of several parts, or of escapes"),
+        (
+            f"def test():\n    {BIND}\n    f('port ' '18080 x:1' '18080')",
+            "its 18080 stands where it cannot be rewritten",
+        ),
+        (
+            f"def test():\n    {BIND}\n    match x:\n        case 'x:18080': pass",
+            "the 18080 in line 4 may be something else",
+        ),
+        (
+            "def test():\n    Popen(['timeout', '18080', 'redis-server', '--port', '18080'])",
+            "the 18080 in line 2 may be something else",
+        ),
+        (
+            "def test():\n    create_subprocess_exec('timeout', '18080', 'php', '--port', '18080')",
+            "the 18080 in line 2 may be something else",
+        ),
+        (
+            "def test():\n    Popen(['flask', 'run', '-p', '18080', '--reload-interval', '18080'])",
+            "the 18080 in line 2 may be something else",
+        ),
+        (
+            "def test():\n    Popen(['python', '-m', 'http.server', '18080', '-d', '18080'])",
+            "the 18080 in line 2 may be something else",
+        ),
+        (f"def test():\n    {BIND}\n    f('18080')", "in line 3 may be something else"),
+        (f"def test():\n    {BIND}\n    x = {{'id': '18080'}}", "in line 3 may be something else"),
+        (
+            "def test():\n    P = 18080\n    s.bind(('', P))\n    s.bind(('', P + 1))",
+            "port 18081 is reckoned from 18080",
         ),
         (f"def test():\n    multiprocessing.Process()\n    {BIND}", "starts other interpreters"),
         (f"def test():\n    {BIND}\ntest()", "it is called by others, in line 3"),

@@ -175,6 +175,35 @@ def test_other_encodings_and_line_ends(data: bytes) -> None:
     assert [one.split()[1] for one in found(data, "PL001")] == (["PL001"] if data else [])
 
 
+_NINES = "9" * 5000
+_HEX = f"0x{'f' * 6000}"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (f"s.bind('tcp://*:{_NINES}')", []),
+        (f"serverFromString(r, 'tcp:{_NINES}').listen(f)", []),
+        (f"requests.get('http://localhost:{_NINES}/')", []),
+        (f"def test():\n    s.bind(('', 8080))\n    f('{_NINES}', 'x:{_NINES}')", ["2 PL001"]),
+        ("s.bind('tcp://*:٨٠٨٠')\nrequests.get('http://localhost:٨٠٨٠/')", []),
+        ("def test():\n    s.bind(('', 8080))\n    f('٨٠٨٠', 'x:٨٠٨٠')", ["2 PL001"]),
+        (f"s.bind(('', {_HEX}))\ns.bind(('', {_HEX} - {_HEX} + 8080))", []),
+        (f"requests.get(f'http://localhost:{{{_HEX}}}/')", []),
+        (f"s = socket.socket({_HEX})\ns.bind(('', 8080))", ["2 PL001"]),
+        (f"@pytest.fixture(params=[{_HEX}])\ndef up():\n    s.bind(('', 8080))", ["3 PL001"]),
+        (f"def test():\n    s.bind(('', 8080))\n    assert f({_HEX})", ["2 PL001"]),
+    ],
+)
+def test_numbers_that_are_too_long_or_in_other_digits(source: str, told: list[str]) -> None:
+    """Neither a port nor the end of the run, which int() and str() of them would be."""
+    source = f"import socket, requests\n{source}\n"
+    lines = [f"{int(one[0]) + 1}{one[1:]}" for one in told]
+    assert found(source, "PL001", "PL002") == lines
+    for one in _fixed(source.encode()):
+        ast.parse(one.after)
+
+
 def test_a_long_sum_and_a_name_that_is_itself() -> None:
     """Neither deep nor circular definitions take long."""
     total = " + ".join(["1"] * 900)
@@ -218,6 +247,16 @@ def test_the_interpreters_own_tests_are_looked_at() -> None:
     for path in chosen:
         assert all(finding.code != "PL000" for finding in findings(path.read_bytes())), path
     assert sys.getrecursionlimit() > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["'08080'", "'\u0668\u0660\u0668\u0660'", f"'{_NINES}'", "'18080'"], ids=len
+)
+def test_a_text_of_other_digits_is_none_of_the_number(text: str) -> None:
+    """No zero before it, no other digits, and no more of them than int() takes."""
+    source = f"def test():\n    return {text}\n".encode()
+    plan = Plan("test", 1, {8080: "leased_port"}, (), (), frozenset())
+    assert _rewrite.rewrite(source, [plan]) == source
 
 
 @settings(max_examples=60, deadline=None)

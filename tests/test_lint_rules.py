@@ -234,6 +234,18 @@ def test_a_port_is_told_once_where_it_is_written() -> None:
     assert one.text == "PORT = 8080"
 
 
+def test_each_port_of_a_literal_is_told() -> None:
+    """In its own place; a number that is reckoned from one that is told is not."""
+    line = "os.system('redis-server --port 8080 & redis-server --port 8081')"
+    told = findings(line, "PL001")
+    assert [one.message.split()[1] for one in told] == ["8080", "8081"]
+    assert [one.column for one in told] == [line.index("8080") + 1, line.index("8081") + 1]
+    assert ports("PORT = 8080\ns.bind(('', PORT))\ns.bind(('', PORT + 1))") == [8080]
+    source = "PORT = 8080\nurlopen(f'http://localhost:{PORT}')\ns.bind(('', PORT + 1))"
+    assert ports(source) == [8081]
+    assert ports(source, "PL002") == []
+
+
 def test_columns_are_in_characters_and_point_at_the_number() -> None:
     """Behind letters of several bytes, and inside a URL."""
     (one,) = findings("x = 'žluťoučký'; requests.get('http://localhost:8080/')", "PL002")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from portlease._lint import _places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Final, TypeAlias
 
     from portlease._lint._scopes import Scope
@@ -170,8 +170,11 @@ _SPAWNS: Final = frozenset(
 _SPAWNS_OF: Final = re.compile(
     r"^(subprocess|sp|os|pexpect|trio(\.lowlevel)?|anyio|asyncio(\.subprocess)?|shlex|commands|portlease)\."
     r"(run|call|check_call|check_output|getoutput|getstatusoutput|system|popen|spawn[lv]p?e?|"
-    r"posix_spawnp?|exec[lv]p?e?|serve|spawn)$"
+    r"posix_spawnp?|exec[lv]p?e?|a?serve|spawn)$"
 )
+_OF_OS: Final = re.compile(r"(?:spawn|exec)(?P<how>[lv])p?(?P<env>e?)|(?P<posix>posix_spawn)p?")
+_SERVES: Final = frozenset({"serve", "aserve", "serve_once"})
+"""The fixtures, and the functions of portlease, that lease the port of what they start."""
 
 
 def sinks(call: ast.Call, dotted: str, scope: Scope, values: Values) -> Iterator[Sink]:
@@ -186,7 +189,7 @@ def sinks(call: ast.Call, dotted: str, scope: Scope, values: Values) -> Iterator
     name = dotted.rpartition(".")[2]
     callee = f"{name}()"
     starred = any(isinstance(one, ast.Starred) for one in call.args[:1])
-    if name in _SPAWNS or _SPAWNS_OF.match(dotted):
+    if name in _SPAWNS or dotted in _SERVES or _SPAWNS_OF.match(dotted):
         yield from _spawn(call, name, scope, callee, starred=starred)
         if name != "serve":
             return
@@ -206,6 +209,11 @@ def sinks(call: ast.Call, dotted: str, scope: Scope, values: Values) -> Iterator
     elif _CLIENT.search(name):
         guess = _Taken("connect", address=0, host=0, port=1, url=0, lazy=True)
         yield from _taken(call, guess, scope, callee, values, guessed=True)
+
+
+def leases_its_port(sink: Sink) -> bool:
+    """Whether what starts the command has a leased port for it already."""
+    return sink.deed == "run" and sink.callee.removesuffix("()") in _SERVES
 
 
 def is_server(name: str) -> bool:
@@ -327,13 +335,43 @@ def _made_by(function: ast.expr, scope: Scope, values: Values, pattern: re.Patte
 def _spawn(
     call: ast.Call, name: str, scope: Scope, callee: str, *, starred: bool
 ) -> Iterator[Sink]:
-    of_arguments = name.startswith(("create_subprocess_exec", "spawn", "exec"))
-    if of_arguments and (len(call.args) > 1 or starred):
-        start = 1 if name.startswith("spawn") and name != "spawn" else 0
-        listed = ast.List(elts=list(call.args[start:]), ctx=ast.Load())
-        yield Sink("run", "argv", ast.copy_location(listed, call), scope, callee, call)
-    elif (first := _at(call, 0) or keyword(call, "args", "command")) is not None:
+    environment = keyword(call, "env")
+    of_os = _OF_OS.fullmatch(name)
+    listed: Sequence[ast.expr] | None = None
+    first: ast.expr | None = None
+    if of_os is not None:
+        given = call.args[1:] if name.startswith("spawn") else call.args  # without P_WAIT
+        has_one = of_os["env"] or of_os["posix"]
+        if environment is None and has_one and len(given) > 2:  # noqa: PLR2004 - path, arguments
+            *given, environment = given
+        if of_os["how"] == "l":
+            listed = _without_argv0(given)
+        else:
+            first = keyword(call, "argv", "args")
+            if first is None and len(given) > 1 and not isinstance(given[0], ast.Starred):
+                first = given[1]
+    elif name.startswith("create_subprocess_exec") and (len(call.args) > 1 or starred):
+        listed = call.args
+    else:
+        first = _at(call, 0) or keyword(call, "args", "command")
+        more = _at(call, 1) or keyword(call, "args")
+        if name == "spawn" and first is not None and more is not None and first is not more:
+            starred_more = ast.copy_location(ast.Starred(more, ctx=ast.Load()), more)
+            listed = [first, starred_more]
+    if listed is not None:
+        argv = ast.copy_location(ast.List(elts=list(listed), ctx=ast.Load()), call)
+        yield Sink("run", "argv", argv, scope, callee, call)
+    if first is not None:
         yield Sink("run", "argv", first, scope, callee, call)
         yield Sink("run", "shell", first, scope, callee, call)
-    if (environment := keyword(call, "env")) is not None:
+    if environment is not None and not isinstance(environment, ast.Starred):
         yield Sink("run", "env", environment, scope, callee, call)
+
+
+def _without_argv0(given: Sequence[ast.expr]) -> Sequence[ast.expr]:
+    """The program and its arguments: of ``execl(path, argv0, ...)``."""
+    if len(given) > 1 and isinstance(given[1], ast.Starred):
+        return given[1:]
+    if given and not isinstance(given[0], ast.Starred):
+        return [given[0], *given[2:]]
+    return given

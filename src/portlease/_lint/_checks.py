@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._findings import _allow, _rules
 from portlease._findings._finding import Finding, source_text
 from portlease._lint import (
+    _calls,
     _constants,
     _hard_coded,
     _places,
@@ -18,10 +19,11 @@ from portlease._lint import (
     _unheld,
 )
 from portlease._lint._module import Module
-from portlease._lint._source import FUNCTIONS, Source, UnreadableError
+from portlease._lint._source import FUNCTIONS, Source, UnreadableError, unparsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
 
     from portlease._lint._hard_coded import Use
 
@@ -85,15 +87,27 @@ def _uses(module: Module, path: str, codes: frozenset[str]) -> Iterator[Finding]
     uses = _hard_coded.uses(module)
     plans = _plan.plans(module, uses)[0] if _rules.BOUND in codes else []
     fixable = {origin for plan in plans for origin in plan.origins}
-    for use in uses:
+    places: _Places = {}
+    for use in _told(uses):
         if use.code in codes:
-            yield _of_use(module, path, use)._replace(fix=use.origin in fixable)
+            yield _of_use(module, path, use, places)._replace(fix=use.origin in fixable)
     if _rules.BOUND in codes:
         told = {use.origin for use in uses}
         for one in _constants.left(module, path):
             if one.node not in told:
                 message = f"port {one.number} is hard-coded: {one.what}"
                 yield _finding(module, path, _rules.BOUND, one.node, message)
+
+
+def _told(uses: list[Use]) -> Iterator[Use]:
+    """Each but what is reckoned from a number that is told itself, ``PORT + 1`` beside ``PORT``."""
+    numbers: set[ast.expr] = set()
+    for use in sorted(uses, key=lambda use: use.code == _rules.PEER):
+        if isinstance(use.origin, ast.Constant) and isinstance(use.origin.value, int):
+            if use.origin in numbers:
+                continue
+            numbers.add(use.origin)
+        yield use
 
 
 def _others(
@@ -118,7 +132,7 @@ def _others(
             yield _rules.SLEEP, sleep.node, f"sleeps until {sleep.started} may be listening"
 
 
-def _of_use(module: Module, path: str, use: Use) -> Finding:
+def _of_use(module: Module, path: str, use: Use, places: _Places) -> Finding:
     line = getattr(use.origin, "lineno", 0)
     where = f" in line {use.sink.call.lineno}" if use.sink.call.lineno != line else ""
     remedy = _rules.RULES[use.code].remedy
@@ -137,7 +151,9 @@ def _of_use(module: Module, path: str, use: Use) -> Finding:
             f'start it with the fixture {serve} or portlease.serve(), "{{port}}" in its arguments '
             "or environment"
         )
-        if use.program in _programs.CONTAINERS:
+        if _calls.leases_its_port(use.sink):
+            remedy = 'write "{port}" in its place'
+        elif use.program in _programs.CONTAINERS:
             kind = '"udp"' if use.sink.udp else ""
             remedy = (
                 f"give it a portlease.lease({kind}) that has stepped aside; serve does not see "
@@ -154,7 +170,13 @@ def _of_use(module: Module, path: str, use: Use) -> Finding:
         elif use.sink.udp:
             remedy = 'take the fixture leased_udp_port, or portlease.lease("udp")'
     message = f"port {use.number} is hard-coded: {does}"
-    return _finding(module, path, use.code, use.origin, message, remedy, use.number)
+    finding = _finding(module, path, use.code, use.origin, message, remedy)
+    if not (isinstance(use.origin, ast.Constant) and isinstance(use.origin.value, str | bytes)):
+        return finding
+    if use.origin not in places:
+        places[use.origin] = _places_in(module.source, finding)
+    place = places[use.origin].get(str(use.number))
+    return finding if place is None else finding._replace(**place._asdict())
 
 
 def _is_wide(module: Module, node: ast.AST) -> bool:
@@ -165,7 +187,7 @@ def _is_wide(module: Module, node: ast.AST) -> bool:
         for function in module.source.ancestors(node)
         if isinstance(function, FUNCTIONS)
         for decorator in function.decorator_list
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("fixture")
+        if isinstance(decorator, ast.Call) and unparsed(decorator.func).endswith("fixture")
         for keyword in decorator.keywords
     )
 
@@ -177,21 +199,12 @@ def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
     node: ast.AST,
     message: str,
     remedy: str | None = None,
-    number: int | None = None,
 ) -> Finding:
     source = module.source
     line: int = getattr(node, "lineno", 1)
     end_line: int = getattr(node, "end_lineno", None) or line
     column = source.column(line, getattr(node, "col_offset", 0))
     end_column = source.column(end_line, getattr(node, "end_col_offset", 0))
-    if (
-        number is not None
-        and isinstance(node, ast.Constant)
-        and isinstance(node.value, str | bytes)
-    ):
-        line, column, end_line, end_column = _place_of(
-            source, number, (line, column, end_line, end_column)
-        )
     return Finding(
         path,
         line,
@@ -205,16 +218,29 @@ def _finding(  # noqa: PLR0913, PLR0917 - what makes a finding
     )
 
 
-def _place_of(
-    source: Source, number: int, whole: tuple[int, int, int, int]
-) -> tuple[int, int, int, int]:
-    """Where in a literal the number stands; the literal where it cannot be seen in it."""
-    first, start, last, end = whole
-    for line in range(first, last + 1):
-        text = source.lines[line - 1] if line <= len(source.lines) else ""
-        lower = start - 1 if line == first else 0
-        upper = end - 1 if line == last else len(text)
-        match = _places.digits(number).search(text, lower, upper)
-        if match is not None:
-            return line, match.start() + 1, line, match.end() + 1
-    return whole
+class _Place(NamedTuple):
+    """Where a number stands, as a finding says it."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    text: str
+
+
+_Places: TypeAlias = "dict[ast.expr, dict[str, _Place]]"
+
+
+def _places_in(source: Source, whole: Finding) -> dict[str, _Place]:
+    """Where each number first stands in the literal that *whole* is about."""
+    places: dict[str, _Place] = {}
+    first, last = whole.line or 1, whole.end_line or 1
+    for line in range(first, min(last, len(source.lines)) + 1):
+        text = source.lines[line - 1]
+        lower = (whole.column or 1) - 1 if line == first else 0
+        upper = (whole.end_column or 1) - 1 if line == last else len(text)
+        shown = source_text(source.lines, line)
+        for match in _places.NUMBER.finditer(text, lower, upper):
+            place = _Place(line, match.start() + 1, line, match.end() + 1, shown)
+            places.setdefault(match.group(), place)
+    return places

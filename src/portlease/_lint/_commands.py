@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._lint import _places, _programs
+from portlease._lint._places import PORT
 from portlease._lint._values import UNKNOWN, is_port
 
 if TYPE_CHECKING:
@@ -45,30 +47,32 @@ _OPTION: Final = re.compile(
 )
 # Of these a number alone is a size or a level more often than a port.
 _VAGUE: Final = frozenset({"b", "l", "listen", "bind", "http"})
-_SHORT: Final = re.compile(r"-[pP](?P<port>\d+)")
-_NUMBER: Final = re.compile(r"(?P<port>[0-9]{1,5})")
-_DEFINED: Final = re.compile(r"(?:-D)?[\w.-]*\bport=(?P<port>\d+)", re.IGNORECASE)
+_SHORT: Final = re.compile(rf"-[pP]{PORT}")
+_NUMBER: Final = re.compile(PORT)
+_DEFINED: Final = re.compile(rf"(?:-D)?[\w.-]*\bport={PORT}", re.IGNORECASE)
 _LISTENS: Final = re.compile(
-    r"(?:(?:TCP|UDP|OPENSSL)[46]?-(?:LISTEN|RECV\w*|L)|SSL-L):(?P<port>\d+)(?:,.*)?", re.IGNORECASE
+    rf"(?:(?:TCP|UDP|OPENSSL)[46]?-(?:LISTEN|RECV\w*|L)|SSL-L):{PORT}(?:,.*)?", re.IGNORECASE
 )
 _UDP: Final = re.compile(r"udp.*|.*/udp", re.IGNORECASE | re.DOTALL)
+_PORT_NAME: Final = re.compile(r"(?:[\w.-]*[-_.])?port", re.IGNORECASE)
 _PORTS_NAME: Final = re.compile(r"(?:^|_)PORT$")
 
 _SHELL: Final = re.compile(r"(?:ba|da|z|k)?sh")
-_INTERPRETER: Final = re.compile(rf"python[\d.]*|pypy[\d.]*|{_SHELL.pattern}|.*{UNKNOWN}.*")
+_INTERPRETER: Final = re.compile(rf"python[0-9.]*|pypy[0-9.]*|{_SHELL.pattern}|.*{UNKNOWN}.*")
 # Behind a wrapper or an interpreter: options, variables and times.
-_SKIPPED: Final = re.compile(r"-.*|\w+=.*|[\d.]+[smhd]?", re.DOTALL)
+_SKIPPED: Final = re.compile(r"-.*|\w+=.*|[0-9.]+[smhd]?", re.DOTALL)
 _SEPARATORS: Final = ";&|()\n"
 NAMELESS: Final = "a program"
 
 
 def of_line(line: str) -> Iterator[Said]:
     """The ports that a command line says, of each of its commands."""
+    places = _places.firsts(line)
     for argv in _split(line):
         for said in of_argv(argv):
-            at = _places.digits(said.port).search(line)
+            at = places.get(str(said.port))
             if at is not None:
-                yield said._replace(argument=0, at=at.start())
+                yield said._replace(argument=0, at=at)
 
 
 def _split(line: str) -> list[list[str]]:
@@ -134,18 +138,35 @@ def _own_name(word: str) -> str:
 
 
 def _is_name(word: str) -> bool:
-    return re.search(rf"\s|{UNKNOWN}$|^[\d.]*$", word) is None
+    return re.search(rf"\s|{UNKNOWN}$|^[0-9.]*$", word) is None
 
 
 def _known(words: Sequence[str]) -> tuple[str, Program]:
     """The program's name, that of a subcommand that is known, and what is known of it."""
     name = _own_name(words[0]) if words else ""
-    if name not in _programs.PROGRAMS:
-        name = next((word for word in words[1:] if word in _programs.SUBCOMMANDS), name)
+    if not (
+        name in _programs.PROGRAMS
+        or name in _programs.OTHERS
+        or (name in _programs.CLIENTS and name not in _programs.PARENTS)
+    ):
+        command = _first_argument(words)
+        name = command if command in _programs.SUBCOMMANDS else name
     known = _programs.PROGRAMS.get(name)
     if known is None:
         known = _CLIENT if name in _programs.CLIENTS else _NOTHING
     return NAMELESS if UNKNOWN in name else name, known
+
+
+def _first_argument(words: Sequence[str]) -> str | None:
+    """The first argument that is no option, and no option's value."""
+    return next(
+        (
+            word
+            for before, word in pairwise(words)
+            if not word.startswith("-") and not _programs.takes_a_value(before)
+        ),
+        None,
+    )
 
 
 _NOTHING: Final = _programs.Program()
@@ -156,6 +177,8 @@ def _by_a_way(program: Program, word: str, before: str, *, goes: bool) -> _Found
     """The port that *word* says in one of the program's own ways."""
     for way in program.ways:
         if program.listens is not None and way.client != goes:
+            continue
+        if way.before is None and not program.stands_alone(before):
             continue
         if found := _in_place(way, word, before):
             return found
@@ -203,6 +226,14 @@ def _found(match: re.Match[str] | None, *, client: bool) -> _Found | None:
     if not is_here and not client:
         is_here = _places.is_everywhere(host) or UNKNOWN in str(host)
     return _Found(int(match["port"]), match.start("port"), client) if is_here else None
+
+
+def asks_for_a_port(word: str) -> bool:
+    """Whether what follows this argument is a port: ``--port``, ``-p``, ``PORT``, ``"port"``."""
+    option = _OPTION.fullmatch(word)
+    if option is not None:
+        return option["value"] is None and option["name"] not in _VAGUE
+    return _PORT_NAME.fullmatch(word) is not None
 
 
 def names_a_port(variable: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._errors import PortleaseError
 from portlease._findings import _allow, _file, _rules
-from portlease._lint import _checks, _files, _hard_coded, _left, _places, _plan
+from portlease._lint import _checks, _files, _hard_coded, _left, _places, _plan, _proof
 from portlease._lint._module import Module
 from portlease._lint._source import Source, UnreadableError
 
@@ -96,12 +96,18 @@ def _fixed(path: str, data: bytes, codes: frozenset[str]) -> Fixed:
         return Fixed(shown, data, data, 0, ())
     module = Module(source)
     plans, refusals = _planned(path, module)
-    told = [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
     try:
         after = _rewrite.rewrite(data, plans) if plans else data
+        failed = list(_proof.failures(source.tree, after, plans)) if plans else []
+        if failed:
+            refusals = sorted([*refusals, *failed], key=lambda refusal: refusal.line)
+            left = {(one.name, one.line) for one in failed}
+            plans = [plan for plan in plans if (plan.name, plan.line) not in left]
+            after = _rewrite.rewrite(data, plans) if plans else data
     except (_rewrite.UnwritableError, RecursionError) as error:
         why = "nested too deeply for libcst" if isinstance(error, RecursionError) else error
-        return Fixed(shown, data, data, 0, (*told, f"{shown}: {why}"))
+        return Fixed(shown, data, data, 0, (*_told(shown, refusals), f"{shown}: {why}"))
+    told = _told(shown, refusals)
     takeover = _files.takes_over(os.path.dirname(os.path.abspath(path)))
     found = _checks.of_module(module, shown, codes, takeover=takeover)
     if plans:
@@ -109,6 +115,10 @@ def _fixed(path: str, data: bytes, codes: frozenset[str]) -> Fixed:
     has_reason = {(one.name, one.line) for one in refusals}
     told += _left.reasons(source.tree, found, has_reason)
     return Fixed(shown, data, after, len(plans), tuple(told))
+
+
+def _told(shown: str, refusals: Sequence[Refusal]) -> list[str]:
+    return [f"{shown}:{one.line} {one.name}: {one.why}" for one in refusals]
 
 
 def _planned(path: str, module: Module) -> tuple[list[Plan], list[Refusal]]:

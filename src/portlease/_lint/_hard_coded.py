@@ -36,7 +36,7 @@ _ROUNDS: Final = 3
 
 # Twisted's tcp:8080:interface=127.0.0.1
 _ENDPOINT: Final = re.compile(
-    r"(?:tcp6?|ssl):(?:(?P<host>[a-zA-Z][\w.-]*|127[\d.]+):)?(?:port=)?(?P<port>\d+)(?::.*)?"
+    rf"(?:tcp6?|ssl):(?:(?P<host>[a-zA-Z][\w.-]*|127[0-9.]+):)?(?:port=)?{_places.PORT}(?::.*)?"
 )
 _NAMED_HOST: Final = re.compile(
     r"host|local|loopback|addr|server|(^|_)ip|interface|bind", re.IGNORECASE
@@ -72,12 +72,13 @@ def uses(module: Module) -> list[Use]:
 
 
 def _once(found: list[Use]) -> list[Use]:
-    """One finding for each literal: that it is bound, before that it is gone to."""
-    best: dict[ast.expr, Use] = {}
+    """One use for each port of a literal: that it is bound, before that it is gone to."""
+    best: dict[tuple[ast.expr, int], Use] = {}
     for use in found:
-        known = best.get(use.origin)
+        key = (use.origin, use.number)
+        known = best.get(key)
         if known is None or (known.code == _rules.PEER and use.code == _rules.BOUND):
-            best[use.origin] = use
+            best[key] = use
     return list(best.values())
 
 

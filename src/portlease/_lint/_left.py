@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from portlease._findings import _rules
-from portlease._lint._source import FUNCTIONS
+from portlease._lint._source import FUNCTIONS, unparsed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -76,7 +76,7 @@ def _of_place(function: Function | None, line: int) -> str:
     name = function.name
     if line < function.body[0].lineno:
         return f"it stands in the decorators or parameters of {name}"
-    if any("fixture" in ast.unparse(one) for one in function.decorator_list):
+    if any("fixture" in unparsed(one) for one in function.decorator_list):
         return (
             f"it stands in the fixture {name}, whose users are not all seen; let it take "
             "leased_port, or leased_port_factory where it is of a wider scope than a function's"

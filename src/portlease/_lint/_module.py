@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from portlease._lint import _calls
 from portlease._lint._pretence import Pretence
 from portlease._lint._scopes import Scopes
+from portlease._lint._source import unparsed
 from portlease._lint._values import Values
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Module:
             return ""
         for binding in self.values.settled(call.func.value, scope):
             if isinstance(binding.value, ast.Call):
-                return ast.unparse(binding.value)
+                return unparsed(binding.value)
         return ""
 
     def mentions(self, function: Function, pattern: re.Pattern[str]) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._findings import _rules
-from portlease._lint import _commands, _places, _programs
-from portlease._lint._source import FUNCTIONS
+from portlease._lint import _calls, _commands, _parts, _places, _programs
+from portlease._lint._source import FUNCTIONS, unparsed
 from portlease._lint._values import is_port
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class _No(Exception):  # noqa: N818 - never leaves this module
 
 
 _ORDINALS: Final = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+_MOST: Final = len(_ORDINALS) + 2
 _TCP: Final = "leased_port"
 _UDP: Final = "leased_udp_port"
 _MORE: Final = "leased_ports"
@@ -66,7 +68,7 @@ def plans(module: Module, uses: Iterable[Use]) -> tuple[list[Plan], list[Refusal
     of_test: dict[Function, list[Use]] = {}
     refused = []
     uses = list(uses)
-    peers = {use.origin for use in uses if use.code == _rules.PEER}
+    peers = {(use.origin, use.number) for use in uses if use.code == _rules.PEER}
     for use in uses:
         if use.code != _rules.BOUND:
             continue
@@ -110,12 +112,12 @@ class _Elsewhere:
 
 
 def _numbers_in(value: object) -> Iterable[str]:
-    """The numbers that `_has` would find in a constant, those that can be ports."""
+    """The numbers that `has` would find in a constant, those that can be ports."""
     if isinstance(value, int):
         return [str(value)] if is_port(value) else []
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    return re.findall(r"\d+", value) if isinstance(value, str) else []
+    return _places.NUMBER.findall(value) if isinstance(value, str) else []
 
 
 def _test_of(module: Module, node: ast.AST) -> Function | None:
@@ -143,7 +145,7 @@ def _plan(
     test: Function,
     uses: list[Use],
     elsewhere: _Elsewhere,
-    peers: set[ast.expr],
+    peers: set[tuple[ast.expr, int]],
 ) -> Plan:
     _check_test(module, test, elsewhere)
     udp: dict[int, bool] = {}
@@ -151,12 +153,14 @@ def _plan(
         _check_use(use)
         if udp.setdefault(use.number, use.sink.udp) != use.sink.udp:
             raise _No(f"port {use.number} is TCP and UDP in it")
-    origins = {use.origin for use in uses}
+    if len(udp) > _MOST:
+        raise _No("it has too many ports")
+    seen = {(use.origin, use.number) for use in uses} | peers
     for number in udp:
-        _check_inside(module, test, number, origins | peers)
+        _check_inside(module, test, number, {origin for origin, its in seen if its == number})
         if (line := elsewhere.numbers.get(str(number))) is not None:
             raise _No(f"line {line}, outside of it, has the {number}, too")
-    return _named(test, udp, frozenset(origins))
+    return _named(test, udp, frozenset(use.origin for use in uses))
 
 
 def _named(test: Function, udp: dict[int, bool], origins: frozenset[ast.expr]) -> Plan:
@@ -198,7 +202,7 @@ def _check_test(module: Module, test: Function, elsewhere: _Elsewhere) -> None:
         _check_class(module, parent)
     for decorator in test.decorator_list:
         named = decorator.func if isinstance(decorator, ast.Call) else decorator
-        words = ast.unparse(named).split(".")
+        words = unparsed(named).split(".")
         if "given" in words:
             raise _No("hypothesis runs it many times, and a fixture of a function only once")
         if not ("mark" in words or "patch" in words or words[-1] == "staticmethod"):
@@ -221,7 +225,7 @@ def _check_class(module: Module, of: ast.ClassDef) -> None:
         one = waiting.pop()
         seen.add(one.name)
         for base in one.bases:
-            name = ast.unparse(base)
+            name = unparsed(base)
             if "TestCase" in name:
                 raise _No(f"{of.name} is a class of unittest, which has no fixtures as parameters")
             if name in module.scopes.classes and name not in seen:
@@ -236,6 +240,8 @@ def _check_class(module: Module, of: ast.ClassDef) -> None:
 
 
 def _check_use(use: Use) -> None:
+    if _calls.leases_its_port(use.sink):
+        raise _No(f'{use.sink.callee} leases the port itself; write "{{port}}" in its place')
     if use.program is not None:
         _check_program(use.program, udp=use.sink.udp)
     value = use.origin.value if isinstance(use.origin, ast.Constant) else None
@@ -258,22 +264,30 @@ def _check_program(program: str, *, udp: bool) -> None:
 def _check_inside(module: Module, test: Function, number: int, origins: set[ast.expr]) -> None:
     """Whether every place at which the test has the number is seen to be the port."""
     for part in _heads(test):
-        if isinstance(part, ast.Constant) and _has(part.value, number):
+        if isinstance(part, ast.Constant) and has(part.value, number):
             raise _No(f"{number} stands in its decorators or parameters, too")
-    documentation = _documentation(test)
+    docstring = documentation(test)
     for statement in test.body:
         for node in ast.walk(statement):
-            if not isinstance(node, ast.Constant) or node is documentation:
+            if not isinstance(node, ast.Constant | ast.JoinedStr) or node is docstring:
                 continue
-            if not _has(node.value, number):
+            if not _parts.say_the_same(module.source, node, number, in_text(number)):
+                raise _No(
+                    f"the {number} in line {node.lineno} is in a text of several parts, or of "
+                    "escapes"
+                )
+            if not isinstance(node, ast.Constant):
+                continue
+            if not has(node.value, number):
                 continue
             if not (node in origins and isinstance(node.value, int)) and not _is_the_port(
-                module, node, number
+                module, node, number, origins
             ):
                 raise _No(f"the {number} in line {node.lineno} may be something else")
 
 
-def _documentation(test: Function) -> ast.expr | None:
+def documentation(test: Function) -> ast.expr | None:
+    """The text that a function begins with."""
     match test.body[0]:
         case ast.Expr(value=ast.Constant(value=str()) as text):
             return text
@@ -281,7 +295,8 @@ def _documentation(test: Function) -> ast.expr | None:
             return None
 
 
-def _has(value: object, number: int) -> bool:
+def has(value: object, number: int) -> bool:
+    """Whether a constant is the number, or has it."""
     if isinstance(value, bool):
         return False
     if isinstance(value, int):
@@ -298,11 +313,13 @@ def in_text(number: int) -> re.Pattern[str]:
     return re.compile(rf"(?:{ahead}){number}(?!\d)|^{number}$")
 
 
-def _is_the_port(module: Module, node: ast.Constant, number: int) -> bool:
+def _is_the_port(module: Module, node: ast.Constant, number: int, origins: set[ast.expr]) -> bool:
     """Whether a number, or a text with it, that no finding points at is the port all the same."""
     parent = module.source.parents.get(node)
     if isinstance(node.value, str):
-        return _is_in_text(module, node, node.value, number, parent)
+        if node.value != str(number):
+            return _is_in_text(module, node, node.value, number, parent)
+        return node in origins or _is_called_a_port(node, parent)
     match parent:
         case ast.Compare() | ast.FormattedValue() | ast.Call(func=ast.Name(id="str" | "repr")):
             return isinstance(node.value, int)
@@ -314,14 +331,41 @@ def _is_the_port(module: Module, node: ast.Constant, number: int) -> bool:
             return False
 
 
+def _is_called_a_port(node: ast.expr, parent: ast.AST | None) -> bool:
+    """Whether a text that is all number is a port: ``["--port", "8080"]``, ``int("8080")``."""
+    match parent:
+        case ast.Compare() | ast.FormattedValue() | ast.Call(func=ast.Name(id="int"), args=[_]):
+            return True
+        case ast.keyword(arg=str(name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            return "port" in name.lower()
+        case ast.Assign(targets=[ast.Subscript(slice=key)]):
+            pairs = [(key, node)]
+        case ast.Dict(keys=keys, values=values):
+            pairs = [(key, value) for key, value in zip(keys, values, strict=True) if key]
+        case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Call(args=elements):
+            pairs = list(pairwise(elements))
+        case _:
+            return False
+    return any(value is node and _says_a_port(name) for name, value in pairs)
+
+
+def _says_a_port(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _commands.asks_for_a_port(node.value)
+    )
+
+
 def _is_in_text(
     module: Module, node: ast.Constant, text: str, number: int, parent: ast.AST | None
 ) -> bool:
     if isinstance(parent, ast.JoinedStr):
         holder = module.source.parents.get(parent)
-        of_format = isinstance(holder, ast.FormattedValue) and holder.format_spec is parent
-        if of_format or text == str(number):
+        if isinstance(holder, ast.FormattedValue) and holder.format_spec is parent:
             return False
+    if isinstance(parent, ast.MatchValue):  # no place for an f-string
+        return False
     # An f-string would read \N{...} as a name, too, but its braces must not be doubled.
     if "\\N{" in _segment(module, node):
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from portlease._lint._places import PORT
 from portlease._lint._values import UNKNOWN
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Program(NamedTuple):
     datagrams: re.Pattern[str] | None = None
     """The option that makes its ports UDP ports."""
     client: bool = False
+    flags: re.Pattern[str] | None = None
+    """The options that take no value: behind any other no number stands alone."""
 
     def goes(self, arguments: Sequence[str]) -> bool:
         """Whether it is a client with these."""
@@ -41,16 +44,31 @@ class Program(NamedTuple):
             return self.client
         return not any(map(self.listens.fullmatch, arguments))
 
+    def stands_alone(self, before: str) -> bool:
+        """Whether the argument behind *before* is not the value of an option."""
+        return not takes_a_value(before) or (
+            self.flags is not None and self.flags.fullmatch(before) is not None
+        )
+
+
+# -w, --wait, -accept; not -w5, --wait=5, -6, and not -- or what is not known.
+_OPTION: Final = re.compile(r"--?[A-Za-z](?:[\w.-]*[A-Za-z])?")
+
+
+def takes_a_value(word: str) -> bool:
+    """Whether it is an option whose value may be the next argument."""
+    return _OPTION.fullmatch(word) is not None
+
 
 _HOST: Final = r"(?:(?P<host>\[[0-9a-fA-F:]*\]|[^:/\[\]@\s]*):)"
 # Of fewer than four digits a number that stands alone is a timeout or a level.
-_PLACE: Final = re.compile(rf"{_HOST}?(?P<port>\d{{4,5}})")
-_MAPPED: Final = re.compile(r"(?:[^:]*:|\[[0-9a-fA-F:]*\]:)?(?P<port>\d+):[^:/]+(?:/\w+)?")
+_PLACE: Final = re.compile(rf"{_HOST}?(?P<port>[0-9]{{4,5}})")
+_MAPPED: Final = re.compile(rf"(?:[^:]*:|\[[0-9a-fA-F:]*\]:)?{PORT}:[^:/]+(?:/\w+)?")
 _FORWARDED: Final = re.compile(
-    rf"{_HOST}?(?P<port>\d{{4,5}}):(?:(?:\[[0-9a-fA-F:]*\]|[^:/]+):[^:/]+|/.*)"
+    rf"{_HOST}?(?P<port>[0-9]{{4,5}}):(?:(?:\[[0-9a-fA-F:]*\]|[^:/]+):[^:/]+|/.*)"
 )
 _CONNECTED: Final = re.compile(
-    rf"(?:TCP|UDP|OPENSSL|SSL)[46]?(?:-CONNECT)?:{_HOST}(?P<port>\d+)(?:,.*)?", re.IGNORECASE
+    rf"(?:TCP|UDP|OPENSSL|SSL)[46]?(?:-CONNECT)?:{_HOST}{PORT}(?:,.*)?", re.IGNORECASE
 )
 
 
@@ -60,14 +78,25 @@ def _behind(option: str, value: re.Pattern[str] = _PLACE) -> Way:
 
 _ALONE: Final = Way(_PLACE)
 _BEHIND_A_HOST: Final = Way(
-    re.compile(r"(?P<port>\d+)"),
-    re.compile(rf"localhost|127(?:\.\d+){{3}}|::1|[^-]*{UNKNOWN}.*"),
+    re.compile(PORT),
+    re.compile(rf"localhost|127(?:\.[0-9]+){{3}}|::1|[^-]*{UNKNOWN}.*"),
     client=True,
 )
 _NC: Final = Program(
-    (_ALONE, _BEHIND_A_HOST),
+    (_ALONE, _behind(r"-\w*p|--source-port"), _BEHIND_A_HOST),
     listens=re.compile(r"-\w*l\w*|--listen"),
     datagrams=re.compile(r"-\w*u\w*|--udp"),
+    flags=re.compile(
+        r"-[46bCDdFhklNnrStUuvZz]+|--(?:listen|keep-open|udp|ssl|telnet|crlf|nodns|broker|chat|"
+        r"send-only|recv-only|no-shutdown|sctp|append-output|verbose)"
+    ),
+)
+_RUNSERVER: Final = Program(
+    (_ALONE,),
+    flags=re.compile(
+        r"--(?:no\w+|no-color|force-color|insecure|ipv6|skip-checks|traceback|i?pdb|pm|threaded|"
+        r"keep-meta-shutdown|print-sql(?:-location)?)"
+    ),
 )
 _SSH: Final = Program((_behind(r"-\w*?L", _FORWARDED), _behind(r"-\w*?D")), client=True)
 
@@ -75,8 +104,11 @@ CONTAINERS: Final = frozenset({"docker", "docker-compose", "podman", "nerdctl"})
 """Their other arguments are for what runs in a container."""
 
 PROGRAMS: Final[Mapping[str, Program]] = {
-    **dict.fromkeys(("http.server", "SimpleHTTPServer", "smtpd"), Program((_ALONE,))),
-    **dict.fromkeys(("runserver", "runserver_plus"), Program((_ALONE,))),
+    **dict.fromkeys(
+        ("http.server", "SimpleHTTPServer"), Program((_ALONE,), flags=re.compile(r"--cgi"))
+    ),
+    **dict.fromkeys(("runserver", "runserver_plus"), _RUNSERVER),
+    "smtpd": Program((_ALONE,), flags=re.compile(r"-[ndVu]+|--(?:nosetuid|debug|smtputf8)")),
     **dict.fromkeys(("nc", "ncat", "netcat", "nc.openbsd", "nc.traditional"), _NC),
     **dict.fromkeys(("iperf", "iperf3"), Program(listens=re.compile(r"-\w*s\w*|--server"))),
     **dict.fromkeys(("ssh", "autossh"), _SSH),
@@ -86,13 +118,21 @@ PROGRAMS: Final[Mapping[str, Program]] = {
     "s_server": Program((_behind(r"--?accept|--?port"),), datagrams=re.compile(r"--?dtls\w*")),
     "telnet": Program((_BEHIND_A_HOST,), client=True),
     "socat": Program((Way(_CONNECTED, client=True),)),
-    "port-forward": Program((Way(re.compile(r"(?P<port>\d{4,5})(?::\w+)?")),)),
-    "gdbserver": Program((Way(re.compile(rf"{_HOST}(?P<port>\d+)")),)),
+    "port-forward": Program(
+        (Way(re.compile(r"(?P<port>[0-9]{4,5})(?::\w+)?")),),
+        flags=re.compile(r"--(?:insecure-skip-tls-verify|match-server-version)"),
+    ),
+    "gdbserver": Program(
+        (Way(re.compile(rf"{_HOST}{PORT}")),),
+        flags=re.compile(
+            r"--(?:attach|debug|remote-debug|once|multi|disable-randomization|no-\w+)"
+        ),
+    ),
     "etcd": Program(
         (
             _behind(
                 r"--?listen-(?:client|peer)-urls",
-                re.compile(rf"https?://{_HOST}(?P<port>\d+)/?"),
+                re.compile(rf"https?://{_HOST}{PORT}/?"),
             ),
         )
     ),
@@ -101,6 +141,8 @@ PROGRAMS: Final[Mapping[str, Program]] = {
 
 SUBCOMMANDS: Final = frozenset({"runserver", "runserver_plus", "s_server", "port-forward"})
 """Of whatever they are a command of: ``manage.py``, ``django-admin``, ``python -m django``."""
+PARENTS: Final = frozenset({"openssl"})
+"""Those of `CLIENTS` that have one of these."""
 
 # A port is where they go to.
 CLIENTS: Final = frozenset(
@@ -114,7 +156,8 @@ CLIENTS: Final = frozenset(
 OTHERS: Final = frozenset(
     {"ps", "kill", "pgrep", "pkill", "mkdir", "cp", "tar", "make", "sleep", "pytest", "git", "head"}
     | {"tail", "lsof", "fuser", "ss", "netstat", "iptables", "cc", "gcc", "pip", "echo", "printf"}
-    | {"grep", "test", "["}
+    | {"grep", "egrep", "fgrep", "rg", "test", "[", "ls", "cat", "touch", "rm", "mv", "ln", "find"}
+    | {"chmod", "chown", "sed", "awk", "which", "man", "tee", "diff", "wc", "sort", "cut", "seq"}
 )
 # They start what is named behind them.
 WRAPPERS: Final = frozenset(

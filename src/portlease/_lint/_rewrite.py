@@ -169,6 +169,7 @@ class _Numbers(cst.CSTTransformer):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self._names = plan.names
+        self._names_of_texts = {str(number): name for number, name in plan.names.items()}
         self._patterns = {number: _plan.in_text(number) for number in plan.names}
         self._concatenated = 0
 
@@ -199,10 +200,13 @@ class _Numbers(cst.CSTTransformer):
         prefix, raw = updated_node.prefix, updated_node.raw_value
         if "b" in prefix.lower():
             return updated_node
-        if raw.isdecimal() and int(raw) in self._names and not self._concatenated:
-            name = cst.Name(self._names[int(raw)])
+        name = self._names_of_texts.get(raw)
+        if name is not None and not self._concatenated:
             return cst.Call(
-                cst.Name("str"), [cst.Arg(name)], lpar=updated_node.lpar, rpar=updated_node.rpar
+                cst.Name("str"),
+                [cst.Arg(cst.Name(name))],
+                lpar=updated_node.lpar,
+                rpar=updated_node.rpar,
             )
         parts = self._parts(raw)
         if parts is None:

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._lint import _calls
+from portlease._lint._source import unparsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +82,8 @@ def _serves(module: Module, start: ast.Attribute) -> bool:
         if isinstance(binding.value, ast.Call):
             target = _calls.keyword(binding.value, "target")
             if target is not None:
-                return _SERVING.search(ast.unparse(target)) is not None
-    return _SERVING.search(ast.unparse(start.value)) is not None
+                return _SERVING.search(unparsed(target)) is not None
+    return _SERVING.search(unparsed(start.value)) is not None
 
 
 _SERVING: Final = re.compile(r"serv|listen|accept|proc|broker|daemon|dev|app|httpd", re.IGNORECASE)

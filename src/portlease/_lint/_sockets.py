@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from portlease._lint import _places
 from portlease._lint._scopes import last_name
+from portlease._lint._source import unparsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,7 +107,7 @@ def _is_exempt(module: Module, call: ast.Call, scope: Scope) -> bool:
     if isinstance(call.func, ast.Attribute):
         for binding in module.values.settled(call.func.value, scope):
             if isinstance(binding.value, ast.Call):
-                made = ast.unparse(binding.value)
+                made = unparsed(binding.value)
                 if "SOCK_DGRAM" in made or "AF_UNIX" in made or "SOCK_RAW" in made:
                     return True
     function = module.source.function_of(call)

@@ -92,6 +92,14 @@ class Source:
         return len(text.encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "ignore")) + 1
 
 
+def unparsed(node: ast.AST) -> str:
+    """As `ast.unparse`; "" where it has a number of more digits than str() gives."""
+    try:
+        return ast.unparse(node)
+    except ValueError:
+        return ""
+
+
 _SHARED: Final = frozenset({"ctx", "op", "ops", "type_ignores"})
 
 

@@ -90,7 +90,7 @@ class Values:
 
     def _number(self, node: ast.expr, scope: Scope, depth: int) -> Iterator[Number]:
         match node:
-            case ast.Constant(value=int(value)) if not isinstance(value, bool):
+            case ast.Constant(value=int(value)) if _is_small(value):
                 yield Number(value, node)
             case ast.Constant(value=str(text)) if _is_number(text):
                 yield Number(int(text), node)
@@ -104,7 +104,9 @@ class Values:
                     sign = 1 if isinstance(operator, ast.Add) else -1
                     bigger = one if one.value >= other.value else other
                     yield Number(one.value + sign * other.value, bigger.origin)
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))) if _is_small(
+                value
+            ):
                 yield Number(-value, node)
             case ast.JoinedStr(values=[ast.FormattedValue(value=inner, format_spec=None)]):
                 yield from self.numbers(inner, scope, depth)
@@ -260,7 +262,13 @@ class Values:
 
 
 _PERCENT: Final = re.compile(r"%[sdri]")
-_BRACES: Final = re.compile(r"\{\d*\}")
+_BRACES: Final = re.compile(r"\{[0-9]*\}")
+_WIDEST: Final = 64
+
+
+def _is_small(value: int) -> bool:
+    """Whether it is a number, and one that can be written: str() of 0xfff... may be refused."""
+    return not isinstance(value, bool) and value.bit_length() <= _WIDEST
 
 
 def _is_number(text: str) -> bool:
