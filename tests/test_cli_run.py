@@ -17,7 +17,7 @@ import pytest
 import portlease as library
 from _cli import HTTP, end, line, portlease, python, started
 from _need import need, netns_command
-from _processes import wait_for, watched
+from _processes import descendants, wait_for, watched
 
 # Says its name, then what it is told to do by signals, then ends with status 9.
 SIGNALLED = """\
@@ -184,6 +184,29 @@ def test_a_signal_to_us_reaches_the_command(name: str) -> None:
     with started("run", "--", *python(SIGNALLED), name) as run:
         line(run)
         assert end(run, getattr(signal, name)) == (9, f"['{name}']\n", "")
+
+
+def test_signals_that_come_with_the_commands_end_change_nothing() -> None:
+    """Its status is ours: what it did not see any more is no reason to end otherwise."""
+    need.capability("subreaper")
+    with started(
+        "run", "--", *python("print(1, flush=True); input()"), stdin=subprocess.PIPE
+    ) as run:
+        line(run)
+        (keeper,) = descendants(run.pid)[:1]
+        (command,) = descendants(keeper)
+        run.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, run.pid, os.WSTOPPED | os.WNOWAIT)
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
+            run.send_signal(number)
+        with watched([command]) as ended:
+            assert run.stdin is not None
+            run.stdin.write("\n")
+            run.stdin.close()
+            run.stdin = None
+            assert ended() == []
+        run.send_signal(signal.SIGCONT)
+        assert end(run) == (0, "", "")
 
 
 def test_a_command_that_ignores_sigterm_keeps_running() -> None:

@@ -789,7 +789,8 @@ class Keeper:
                 self._tell("exit", status)
 
     def _signal(self, n: int, number: int) -> None:
-        """Send *number* to the main process, unless it has ended."""
+        """Send *number* to the main process, unless it has ended: then that is told first."""
+        self._reap()
         code = 0
         if self._main_alive and self._main is not None:
             try:

@@ -28,8 +28,11 @@ def run(plan: Plan) -> int:
             _tell_ready(plan, server)
             argv, env = plan.for_client(server)
             status = _foreground.run(argv, env)
-            # A client fails because its server has just died, and before that is known.
-            gone = server.process.wait_ended(_LAST_WORDS_S if status != _status.OK else 0)
+            # A client ends because its server has just died, and before that is known: once its
+            # keeper has answered it is; and who still dies has a moment, if the client failed.
+            server.process.send_signal(0)
+            dies = status != _status.OK or server.process.returncode is not None
+            gone = server.process.wait_ended(_LAST_WORDS_S if dies else 0)
             code = server.process.returncode if gone else None
         except ServerDiedError:
             _tell_of_sockets(server)

@@ -130,6 +130,9 @@ if sys.platform == "linux":
                 if news.si_signo != signal.SIGCHLD and news.si_code <= 0:
                     _pass_on(process, news.si_signo)
             waiter.join()
+            # What else came while it ran is too late for it, and no reason to end otherwise.
+            while (late := signal.sigtimedwait(_PASSED, 0)) is not None:
+                told_to_end |= late.si_signo in _ENDING
         finally:
             let_go(before)
         return Followed(process.wait(), told_to_end)
