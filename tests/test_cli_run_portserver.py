@@ -14,7 +14,7 @@ import pytest
 import portlease as library
 from _cli import end, line, portlease, python, started
 from _need import need
-from _processes import watched
+from _processes import wait_for, watched
 from portlease._platform import _linux_proc
 
 if sys.platform != "linux":
@@ -54,7 +54,9 @@ sys.stdin.read()
 """
     with started("run", "--portserver", "--", *python(source), stdin=subprocess.PIPE) as run:
         port = int(line(run).split()[0])
-        with library.lease(ports=[port]):  # the server may give it back some moments later
+        # The server gives it back as it learns of the child's end, some moments later.
+        wait_for(lambda: all(one.port != port for one in library.leases()))
+        with library.lease(ports=[port]):
             pass
         assert end(run)[0] == 0
 
