@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import subprocess
 import sys
@@ -82,17 +83,17 @@ def test_bare_calls_are_those_of_a_lease(load: Callable[[str], ModuleType], tmp_
     """The yardstick of lease_cost makes the very system calls that strace sees of a lease."""
     need.program("strace")
     need.capability("ipv6")
+    # The first does more; and one of the others may draw a number that somebody has.
     script = (
         "import os, portlease\n"
-        "portlease.lease().release()\n"
-        "os.getppid()\n"
-        "portlease.lease().release()\n"
-        "os.getppid()\n"
+        "for _ in range(5):\n"
+        "    portlease.lease().release()\n"
+        "    os.getppid()\n"
     )
     calls = _traced([sys.executable, "-c", script], "", tmp_path)
-    first = calls.index("getppid")
-    between = calls[first + 1 : calls.index("getppid", first + 1)]
-    assert tuple(between) == load("lease_cost").BARE_CALLS
+    ends = [place for place, call in enumerate(calls) if call == "getppid"]
+    made = [tuple(calls[first + 1 : last]) for first, last in itertools.pairwise(ends)]
+    assert made.count(load("lease_cost").BARE_CALLS) >= len(made) - 1 == 3
 
 
 def test_bare_calls_of_c_are_the_same(load: Callable[[str], ModuleType], tmp_path: Path) -> None:
