@@ -6,13 +6,14 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _Result = TypeVar("_Result")
 
@@ -47,6 +48,24 @@ def watched(pids: Iterable[int]) -> Iterator[Callable[[], list[int]]]:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
             os.close(fd)
+
+
+def run_as(
+    user: int, command: Sequence[str], env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as another user, in no group but his and in a folder that is everybody's."""
+    return subprocess.run(
+        command,
+        user=user,
+        group=user,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=HANG_S,
+        check=False,
+    )
 
 
 def readable(fd: int, timeout_s: float) -> bool:

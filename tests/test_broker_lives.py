@@ -29,7 +29,7 @@ from _brokered import (
     wait_until,
 )
 from _need import need
-from _processes import HANG_S, status, wait_for, watched
+from _processes import HANG_S, run_as, status, wait_for, watched
 from _serving import HTTP, get
 from portlease._errors import ServerError, ServerStartError
 from portlease._tree import _keeper
@@ -451,15 +451,8 @@ with portlease.lease(offer=False) as lease:
 
 def test_a_deputy_that_is_killed_before_it_has_left_the_session() -> None:
     """Its keeper, which is about to tell it that it can, tells nobody else, and goes on."""
-    done = subprocess.run(
-        [need.everybodys_python(), "-I", "-c", DEPUTY_KILLED, json.dumps(search_path())],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_as(
+        65534, [need.everybodys_python(), "-I", "-c", DEPUTY_KILLED, json.dumps(search_path())]
     )
     assert done.stdout == "0\n", done.stderr
 

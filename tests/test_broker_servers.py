@@ -25,7 +25,7 @@ from _brokered import (
     wait_until,
 )
 from _need import need
-from _processes import HANG_S, wait_for
+from _processes import HANG_S, run_as, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,16 +267,7 @@ with brokered(python(source, *sys.argv[5:]), kind) as told:
 def as_user(user: int, source: str, kind: str, awaited: str, *arguments: str) -> tuple[str, int]:
     """Do it as another user; return what the server has written, and how often it was brokered."""
     words = [json.dumps(search_path()), source, kind, awaited]
-    done = subprocess.run(
-        [need.everybodys_python(), "-I", "-c", AS_USER, *words, *arguments],
-        user=user,
-        group=user,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_as(user, [need.everybodys_python(), "-I", "-c", AS_USER, *words, *arguments])
     assert done.returncode == 0, done.stderr
     said, count = json.loads(done.stdout)
     return said, count
@@ -341,15 +332,8 @@ def test_what_cannot_be_looked_at_is_left_to_the_kernel() -> None:
             except OSError as error:
                 print(error.errno)
     """
-    done = subprocess.run(
-        [need.everybodys_python(), "-I", "-c", TROUBLED, json.dumps(search_path()), source],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_as(
+        65534, [need.everybodys_python(), "-I", "-c", TROUBLED, json.dumps(search_path()), source]
     )
     assert done.returncode == 0, done.stderr
     said, (*_, trouble) = json.loads(done.stdout)

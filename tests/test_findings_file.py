@@ -15,12 +15,12 @@ import pytest
 import portlease
 from _cli import PORTLEASE, environment
 from _need import need
-from _processes import HANG_S
+from _processes import HANG_S, run_as
 from portlease import UsageError
 from portlease._findings import _file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
@@ -90,26 +90,10 @@ def test_anothers_file_that_may_be_written_is_written_in_place(everybodys: Path,
     target = everybodys / "page.html"
     target.write_text("longer than what is new")
     target.chmod(0o666)
-    done = as_another_user([python, "-c", WRITE, LIBRARY, str(target)])
+    done = run_as(65534, [python, "-c", WRITE, LIBRARY, str(target)], environment())
     assert done.returncode == 0, done.stderr
     assert (target.read_text(), target.stat().st_uid) == ("new", os.getuid())
     assert names(everybodys) == ["page.html"]
-
-
-def as_another_user(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run it as nobody."""
-    return subprocess.run(
-        command,
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=HANG_S,
-        check=False,
-    )
 
 
 @linux

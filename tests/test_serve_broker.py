@@ -16,7 +16,7 @@ import pytest
 
 import portlease
 from _need import need
-from _processes import HANG_S, wait_for, watched
+from _processes import HANG_S, run_as, wait_for, watched
 from _serving import HTTP, PLAIN, PYTHON, TINY, ask, beset, get, leave, python
 from _serving import nothing_is_left as nothing_is_left  # noqa: PLC0414 - a fixture
 from portlease import HowWarning, ServerDiedError, ServerTimeoutError, UsageError, serve
@@ -384,15 +384,8 @@ def test_an_ordinary_user() -> None:
     need.capability("other_user")
     paths = [str(Path(portlease.__file__).parents[1]), str(Path(__file__).parent)]
     paths += [str(Path(pytest.__file__).parents[1])]
-    done = subprocess.run(
-        [need.everybodys_python(), "-I", "-c", AS_USER, json.dumps(paths), PLAIN, ECHO],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_as(
+        65534, [need.everybodys_python(), "-I", "-c", AS_USER, json.dumps(paths), PLAIN, ECHO]
     )
     assert done.stdout == "broker HELD []\n" * 2, done.stderr
 
