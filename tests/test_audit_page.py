@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from html import escape, unescape
+from html import escape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,8 +13,9 @@ import pytest
 
 from _audited import DATA
 from _brokered import need_broker
+from _browser import look
 from _cli import PORTLEASE, environment
-from _need import need, netns_command
+from _need import netns_command
 from _processes import HANG_S
 from portlease import _trail
 from portlease._audit import _report, _verdicts
@@ -255,25 +255,8 @@ FRAME: Final = """\
 
 def browsed(folder: Path, text: str, width: int = 1200) -> dict[str, Any]:
     """What a browser makes of a page in a frame of this width."""
-    path = folder / "look.html"
     inside = escape(text.replace("<body>", "<body>" + LOOK, 1))
-    path.write_text(FRAME.format(page=inside, width=width), "utf-8")
-    done = subprocess.run(
-        [
-            *(need.program("chromium"), "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--dump-dom", f"--user-data-dir={folder}/profile", "--virtual-time-budget=5000"),
-            path.as_uri(),
-        ],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=HANG_S,
-        check=False,
-    )
-    title = re.search("<title>(.*?)</title>", done.stdout)
-    assert title is not None, done.stderr
-    seen: dict[str, Any] = json.loads(unescape(title[1]))
-    assert seen["errors"] == []
-    return seen
+    return look(folder / "look.html", FRAME.format(page=inside, width=width))
 
 
 def of_each_level() -> str:
